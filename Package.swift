@@ -1,0 +1,116 @@
+// swift-tools-version: 6.2
+// The rooms of Berth. Pure targets (JSON, Routing, State, HTTPWire, CDP, ProxyMachine, Domain, Reconciler)
+// import the standard library and each other only; docs/ARCHITECTURE.md draws who may import whom.
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+  .enableExperimentalFeature("Lifetimes"),
+]
+
+func shared(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+  .target(name: name, dependencies: dependencies, path: "Sources/Shared/\(name)", swiftSettings: strict)
+}
+func data(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+  .target(name: name, dependencies: dependencies, path: "Sources/DataPlane/\(name)", swiftSettings: strict)
+}
+func control(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+  .target(name: name, dependencies: dependencies, path: "Sources/ControlPlane/\(name)", swiftSettings: strict)
+}
+func unitTests(of name: String, _ more: [Target.Dependency] = []) -> Target {
+  .testTarget(
+    name: "\(name)Tests", dependencies: [.byName(name: name)] + more, path: "Tests/Unit/\(name)Tests",
+    swiftSettings: strict)
+}
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
+
+let package = Package(
+  name: "berth",
+  products: [
+    .executable(name: "berth", targets: ["berth"]),
+    .executable(name: "berth-control", targets: ["berth-control"]),
+    .executable(name: "berth-data", targets: ["berth-data"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+  ],
+  targets: [
+    // Shared: all that both planes know.
+    .systemLibrary(name: "CHiredis", path: "Sources/Shared/CHiredis"),
+    .target(
+      name: "COpenSSL", path: "Sources/Shared/COpenSSL",
+      linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
+    .target(name: "CLinux", path: "Sources/Shared/CLinux"),
+    shared("Posix", ["CLinux"]),
+    shared("JSON"),
+    shared("Routing", ["JSON"]),
+    shared("State", ["JSON", "Routing"]),
+    shared("TLS", ["COpenSSL"]),
+    shared("Redis", ["CHiredis", "TLS", "Posix", "State"]),
+    shared("Observability", ["Posix", "JSON"]),
+
+    // Data plane: a client's bytes.
+    data("HTTPWire"),
+    data("CDP", ["JSON"]),
+    data("ProxyMachine", ["HTTPWire", "Routing"]),
+    data("RouteFeed", ["Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
+    data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
+    .executableTarget(
+      name: "berth-data",
+      dependencies: ["Engine", "RouteFeed", "Routing", "JSON", "Observability", "Posix", "TLS", argumentParser],
+      path: "Sources/DataPlane/Daemon", swiftSettings: strict),
+
+    // Control plane: instances and sessions.
+    control("Domain", ["Routing"]),
+    control("Settings", ["Domain", "Routing", yams]),
+    control("Reconciler", ["Domain", "Routing"]),
+    control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
+    control("Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
+    control("API", ["Domain", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
+    .executableTarget(
+      name: "berth-control",
+      dependencies: [
+        "API", "Settings", "Supervisor", "Runtimes", "Redis", "State", "Routing", "Observability", argumentParser, logging,
+        serviceLifecycle,
+      ],
+      path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
+    .executableTarget(
+      name: "berth", dependencies: ["Settings", "Posix", "JSON", argumentParser],
+      path: "Sources/ControlPlane/CLI", swiftSettings: strict),
+
+    // Tests
+    .target(
+      name: "TestSupport", dependencies: ["Posix", "Redis", "State", "Routing", "JSON"], path: "Tests/Support",
+      swiftSettings: strict),
+    unitTests(of: "JSON"),
+    unitTests(of: "Routing", ["JSON"]),
+    unitTests(of: "HTTPWire"),
+    unitTests(of: "CDP", ["JSON"]),
+    unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
+    unitTests(of: "Domain", ["Routing"]),
+    unitTests(of: "Settings", ["Domain", "Routing"]),
+    unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    .testTarget(
+      name: "IntegrationTests",
+      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],
+      path: "Tests/Integration", swiftSettings: strict),
+    .testTarget(
+      name: "EndToEndTests", dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix"],
+      path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
+  ]
+)

@@ -1,0 +1,48 @@
+// Every Redis key name of a deployment. Nothing else builds a key: docs/redis-keys.md says what each one holds.
+
+/// The names of the Redis keys of one deployment.
+package struct Keys: Sendable, Equatable {
+  /// What every key starts with, `berth:` by default. On Redis Cluster a hash tag, e.g. `{berth}:`.
+  package let prefix: String
+
+  package init(prefix: String = "berth:") { self.prefix = prefix }
+
+  // Ports of one host.
+  package func portsFree(host: String) -> String { "\(prefix)ports:\(host):free" }
+  package func portsAllocated(host: String) -> String { "\(prefix)ports:\(host):allocated" }
+  package func portsOwner(host: String) -> String { "\(prefix)ports:\(host):owner" }
+  package func portsQuarantined(host: String) -> String { "\(prefix)ports:\(host):quarantined" }
+  package func portsRange(host: String) -> String { "\(prefix)ports:\(host):range" }
+
+  // What the replicas route by.
+  package var pools: String { prefix + "pools" }
+  package var routes: String { prefix + "routes" }
+  package var instances: String { prefix + "instances" }
+  package var changes: String { prefix + "changes" }
+
+  // Slots, leases and sessions.
+  package func slots(pool: String) -> String { "\(prefix)pool:\(pool):slots" }
+  package func leases(pool: String) -> String { "\(prefix)pool:\(pool):leases" }
+  package func waiting(pool: String) -> String { "\(prefix)pool:\(pool):waiting" }
+  package func waitingExpiry(pool: String) -> String { "\(prefix)pool:\(pool):waiting-expiry" }
+  package func lease(session: String) -> String { "\(prefix)lease:\(session)" }
+  package func instanceSessions(instance: String) -> String { "\(prefix)instance:\(instance):sessions" }
+  package func counters(instance: String) -> String { "\(prefix)counters:\(instance)" }
+  package func target(_ id: String) -> String { "\(prefix)target:\(id)" }
+  package var sessions: String { prefix + "sessions" }
+  /// What stands before a session's id: plain `session:` for the default prefix, as the disposable-browser seed documents it.
+  package var sessionPrefix: String { prefix == "berth:" ? "session:" : prefix + "session:" }
+  package func session(_ id: String) -> String { sessionPrefix + id }
+
+  // Replicas and control planes.
+  package var replicas: String { prefix + "replicas" }
+  package func replica(_ id: String) -> String { "\(prefix)replica:\(id)" }
+  package func replicaSessions(_ id: String) -> String { "\(prefix)replica:\(id):sessions" }
+  package var leader: String { prefix + "leader" }
+  package var leaderToken: String { prefix + "leader:token" }
+
+  // What happened, and the doorbell.
+  package var events: String { prefix + "events" }
+  /// A pub/sub channel, not a key: a message says that slots, leases, queues or instances of the named pool changed.
+  package var wake: String { prefix + "wake" }
+}
