@@ -68,7 +68,7 @@ let package = Package(
     data("HTTPWire"),
     data("CDP", ["JSON"]),
     data("ProxyMachine", ["HTTPWire", "Routing"]),
-    data("RouteFeed", ["Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
+    data("RouteFeed", ["ProxyMachine", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
