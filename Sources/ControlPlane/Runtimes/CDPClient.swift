@@ -1,14 +1,14 @@
 // The smallest WebSocket client that can ask a Chrome one question (RFC 6455): Browser.close for a polite stop,
 // Browser.getVersion as a deep health check. It blocks, with a deadline for the whole exchange.
-import JSON
+package import JSON
 
-enum CDPClient {
+package enum CDPClient {
   /// Longer messages are not what was asked for.
   private static let maximumMessageBytes = 1 << 20
 
   /// Calls a method of the browser and returns its result. A browser that closes the connection instead of answering
   /// gives nil: that is how some versions answer Browser.close.
-  static func call(
+  package static func call(
     _ method: String, host: String, port: Int, browser: String, deadline: Deadline
   ) throws(ProbeError) -> JSON? {
     let stream = try Stream(host: host, port: port, deadline: deadline)

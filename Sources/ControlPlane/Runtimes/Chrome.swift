@@ -69,7 +69,9 @@ package enum Chrome {
 
   /// Reads the log: `DevTools listening on ws://127.0.0.1:50000/devtools/browser/<guid>`.
   package static func announcement(in log: [UInt8]) -> Announcement {
-    for line in String(decoding: log, as: UTF8.self).split(whereSeparator: \.isNewline) {
+    // A line that is still being written has no end yet.
+    let end = log.lastIndex(of: UInt8(ascii: "\n")) ?? 0
+    for line in String(decoding: log[..<end], as: UTF8.self).split(whereSeparator: \.isNewline) {
       if line.contains("Cannot start http server for devtools") { return .portTaken }
       guard line.hasPrefix("DevTools listening on ws://") else { continue }
       let url = line.dropFirst("DevTools listening on ws://".count)
