@@ -198,6 +198,22 @@ package final class ProcessRuntime: Runtime {
     }
   }
 
+  package func answers(_ record: InstanceRecord, path: String) async -> Bool {
+    await pool.run {
+      let deadline = Deadline(milliseconds: 2_000)
+      do throws(ProbeError) {
+        if let browser = record.browser {
+          try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
+        } else {
+          try HTTPProbe.verifyServer(host: record.host, port: record.port, path: path, deadline: deadline)
+        }
+        return true
+      } catch {
+        return false
+      }
+    }
+  }
+
   package func survey() async -> Survey {
     await pool.run {
       let directories = Kernel.list(self.state + "/instances") ?? []

@@ -81,6 +81,9 @@ package protocol Runtime: Sendable {
   /// Whether it is well: process, then port, then its own answer. nil = well, else what is wrong.
   func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError?
 
+  /// Whether an instance answers as itself over the network, for one whose processes are on another host.
+  func answers(_ record: InstanceRecord, path: String) async -> Bool
+
   /// Ends every process of the instance, politely first unless `force`, and removes its directory. Returns what would
   /// not go away, nil when nothing is left.
   func stop(_ record: InstanceRecord, kind: PoolKind, graceMilliseconds: Int, force: Bool) async -> String?
