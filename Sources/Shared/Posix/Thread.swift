@@ -25,7 +25,7 @@ private import Glibc
     return Thread(handle: handle)
   }
 
-  package func join() { _ = unsafe pthread_join(handle, nil) }
+  package func join() { pthread_join(handle, nil) }
 
   private final class Body {
     let name: String
