@@ -89,9 +89,10 @@ let package = Package(
         serviceLifecycle,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
+    control("Launcher", ["CLinux", "JSON"]),
     .executableTarget(
-      name: "berth", dependencies: ["Settings", "Posix", "JSON", argumentParser],
-      path: "Sources/ControlPlane/CLI", swiftSettings: strict),
+      name: "berth", dependencies: ["Launcher", argumentParser], path: "Sources/ControlPlane/CLI",
+      swiftSettings: strict),
 
     // Tests
     .target(
@@ -105,6 +106,7 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Launcher"),
     .testTarget(
       name: "IntegrationTests",
       dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],

@@ -1,0 +1,60 @@
+// Where the programs and files of this machine are, and what the environment says. Called by Main before the launch.
+internal import Glibc
+
+/// The environment, with sentences for what is wrong in it. An empty variable counts as none.
+package struct Variables {
+  package let all: [String: String]
+
+  package init(_ all: [String: String]? = nil) { self.all = all ?? System.environment() }
+
+  package func text(_ name: String) -> String? { all[name].flatMap { $0.isEmpty ? nil : $0 } }
+
+  /// The flag's value, else the variable's, else the default.
+  package func number(_ name: String, unless flag: Int?, or standard: Int) throws(LaunchError) -> Int {
+    if let flag { return flag }
+    guard let text = text(name) else { return standard }
+    guard let number = Int(text) else { throw LaunchError("\(name)=\(text) is not a whole number") }
+    return number
+  }
+}
+
+package enum Installation {
+  /// Finds the daemons beside this program, a redis-server in PATH, and the certificate, which is made if there is none.
+  package static func places(
+    for settings: LaunchSettings, state: StateDirectory, variables: [String: String]
+  ) throws(LaunchError) -> Places {
+    let programs = try ownDirectory()
+    for name in ["berth-control", "berth-data"] where unsafe access("\(programs)/\(name)", X_OK) != 0 {
+      throw LaunchError("\(name) is not in \(programs), where this berth is; build all three programs (make build)")
+    }
+    let environment = Variables(variables)
+    var redisServer: String?
+    var socket = ""
+    if environment.text("REDIS_URL") == nil {
+      redisServer = try program("redis-server", package: "redis-server", path: environment.text("PATH"))
+      socket = try state.redisSocket()
+    }
+    return Places(
+      programs: programs, state: state.path, redisServer: redisServer, redisSocket: socket,
+      certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
+      key: settings.keyFile ?? state.path + "/tls/key.pem")
+  }
+
+  private static func ownDirectory() throws(LaunchError) -> String {
+    guard let path = unsafe realpath("/proc/self/exe", nil) else {
+      throw LaunchError("cannot find this program's own directory: \(System.message(errno))")
+    }
+    defer { unsafe free(path) }
+    let text = unsafe String(cString: path)
+    return String(text[..<(text.lastIndex(of: "/") ?? text.startIndex)])
+  }
+
+  /// The first executable of that name in PATH.
+  static func program(_ name: String, package: String, path: String?) throws(LaunchError) -> String {
+    for directory in (path ?? "/usr/local/bin:/usr/bin:/bin").split(separator: ":") {
+      let candidate = "\(directory)/\(name)"
+      if unsafe access(candidate, X_OK) == 0 { return candidate }
+    }
+    throw LaunchError("\(name) is not installed: apt-get install \(package) (or scripts/bootstrap, or give REDIS_URL)")
+  }
+}
