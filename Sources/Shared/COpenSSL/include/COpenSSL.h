@@ -1,8 +1,77 @@
-// OpenSSL, with its function-like macros as functions. Only the target TLS imports this.
+// OpenSSL, with its function-like macros as functions and the two BIOs that Berth needs. Only the target TLS imports this.
 #ifndef BERTH_COPENSSL_H
 #define BERTH_COPENSSL_H
 #include <openssl/bio.h>
+#include <openssl/bn.h>
+#include <openssl/decodererr.h>
+#include <openssl/ec.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// What the window BIO reads from and writes to. One per worker thread: every SSL of the worker shares the BIO, and the
+// worker points the window at the connection's bytes just before each call.
+typedef struct {
+  const uint8_t *input;
+  size_t input_length;
+  size_t input_consumed;
+  uint8_t *output;
+  size_t output_capacity;
+  size_t output_count;
+} copenssl_window;
+
+// A BIO whose reads come out of the window (an empty one means "retry later", never the end) and whose writes are
+// appended to it (a full one takes what fits and then means "retry later"). NULL when memory is short.
+BIO *copenssl_window_bio(copenssl_window *window);
+// Gives the SSL its own reference to the BIO, for both directions. 1 on success.
+int copenssl_use_bio(SSL *ssl, BIO *bio);
+
+// A BIO on a socket that never blocks and never raises SIGPIPE, whatever the socket's mode: OpenSSL's own socket BIO
+// uses write(2). The descriptor stays the caller's. NULL when memory is short.
+BIO *copenssl_socket_bio(int fd);
+// The errno of the last failed read or write of a socket BIO; 0 when none failed.
+int copenssl_socket_error(BIO *bio);
+
+// A server context's settings that need callbacks or macros: TLS 1.2 or newer, AEAD ciphers, ALPN, buffers, key without
+// a pass phrase. 1 on success.
+int copenssl_configure_server(SSL_CTX *context);
+// The same for a client. 1 on success.
+int copenssl_configure_client(SSL_CTX *context);
+// Verification of the peer's name; `name` is a host name or an IP literal. SNI is sent for host names. 1 on success.
+int copenssl_expect_name(SSL *ssl, const char *name, int verify);
+
+// Marks an SSL that failed, and asks for the mark: 0 when it did not fail.
+void copenssl_mark_failed(SSL *ssl, uint64_t code);
+uint64_t copenssl_failure(SSL *ssl);
+
+// Function-like macros.
+static inline unsigned long copenssl_error_system(unsigned long code) { return ERR_SYSTEM_ERROR(code) ? 1 : 0; }
+static inline int copenssl_error_reason(unsigned long code) { return ERR_GET_REASON(code); }
+static inline int copenssl_error_library(unsigned long code) { return ERR_GET_LIB(code); }
+static inline EVP_PKEY *copenssl_new_p256_key(void) { return EVP_EC_gen("P-256"); }
+static inline long copenssl_memory(BIO *bio, char **bytes) { return BIO_get_mem_data(bio, bytes); }
+// Adds an extension given in the notation of openssl.cnf. 1 on success.
+int copenssl_add_extension(X509 *certificate, int nid, const char *value);
+
+// Reasons that TLS tells apart (enumerators of OpenSSL's headers are macros).
+enum {
+  COPENSSL_LIBRARY_SSL = ERR_LIB_SSL,
+  COPENSSL_LIBRARY_X509 = ERR_LIB_X509,
+  COPENSSL_LIBRARY_PEM = ERR_LIB_PEM,
+  COPENSSL_LIBRARY_DECODER = ERR_LIB_OSSL_DECODER,
+  COPENSSL_UNSUPPORTED = ERR_R_UNSUPPORTED,
+  COPENSSL_HTTP_REQUEST = SSL_R_HTTP_REQUEST,
+  COPENSSL_HTTPS_PROXY_REQUEST = SSL_R_HTTPS_PROXY_REQUEST,
+  COPENSSL_WRONG_VERSION_NUMBER = SSL_R_WRONG_VERSION_NUMBER,
+  COPENSSL_KEY_VALUES_MISMATCH = X509_R_KEY_VALUES_MISMATCH,
+  COPENSSL_KEY_TYPE_MISMATCH = X509_R_KEY_TYPE_MISMATCH,
+  COPENSSL_NO_START_LINE = PEM_R_NO_START_LINE,
+  COPENSSL_BAD_PASSWORD_READ = PEM_R_BAD_PASSWORD_READ,
+  // Alerts that the peer sent have their number plus this as the reason.
+  COPENSSL_ALERT_OFFSET = SSL_AD_REASON_OFFSET,
+};
 #endif

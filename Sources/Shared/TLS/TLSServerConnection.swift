@@ -1,0 +1,241 @@
+// Server-side TLS without I/O, for the data plane's event loop: ciphertext goes in and out through a window that the
+// worker points at its own buffers, so that one `recv` and one `send` move up to a megabyte of records. Engine's workers
+// call this; nothing here allocates except OpenSSL itself.
+import COpenSSL
+
+/// A worker's window: where all its connections read ciphertext from and append ciphertext to. Make one per thread, use
+/// it on that thread only, and free it after the last connection that was made with it.
+///
+/// Before every call on a connection, point ``setInput(_:count:)`` at what `recv` brought for this very connection
+/// (or at nothing), and ``setOutput(_:capacity:count:)`` at where its ciphertext goes; afterwards ``inputConsumed`` and
+/// ``outputCount`` say what became of them. OpenSSL keeps no pointer into either buffer between calls.
+@safe package struct TLSWindow {
+  fileprivate let bio: OpaquePointer
+  fileprivate let state: UnsafeMutablePointer<copenssl_window>
+
+  /// nil when memory is short.
+  package init?() {
+    let state = UnsafeMutablePointer<copenssl_window>.allocate(capacity: 1)
+    unsafe state.initialize(to: copenssl_window())
+    guard let bio = unsafe copenssl_window_bio(state) else {
+      unsafe state.deallocate()
+      return nil
+    }
+    unsafe self.bio = unsafe bio
+    unsafe self.state = unsafe state
+  }
+
+  /// Frees the window; no connection made with it may be used afterwards.
+  package func free() {
+    unsafe BIO_free(bio)
+    unsafe state.deallocate()
+  }
+
+  /// The ciphertext that came for the connection whose turn it is.
+  package func setInput(_ bytes: UnsafeRawPointer?, count: Int) {
+    unsafe state.pointee.input = unsafe bytes?.assumingMemoryBound(to: UInt8.self)
+    unsafe state.pointee.input_length = count
+    unsafe state.pointee.input_consumed = 0
+  }
+
+  /// The buffer that takes the connection's ciphertext; its first `count` bytes are in use already.
+  package func setOutput(_ bytes: UnsafeMutableRawPointer?, capacity: Int, count: Int = 0) {
+    unsafe state.pointee.output = unsafe bytes?.assumingMemoryBound(to: UInt8.self)
+    unsafe state.pointee.output_capacity = capacity
+    unsafe state.pointee.output_count = count
+  }
+
+  /// How much of the input OpenSSL has taken. What is left must be offered again, before any newer bytes.
+  package var inputConsumed: Int { unsafe state.pointee.input_consumed }
+  package var inputRemaining: Int { unsafe state.pointee.input_length - state.pointee.input_consumed }
+  /// How many bytes of the output buffer are in use now; send them, whatever the call returned.
+  package var outputCount: Int { unsafe state.pointee.output_count }
+  package var outputRoom: Int { unsafe state.pointee.output_capacity - state.pointee.output_count }
+}
+
+package enum TLSStep {
+  /// The handshake is complete. Call `read` once now, with what is left of the input: the first request may have come
+  /// in the same segment, and may even be inside OpenSSL already, where no poller sees it.
+  case done
+  /// All input is consumed and the peer's next bytes are needed.
+  case wantRead
+  /// The output buffer is full: send it, then call again with what is left of the input.
+  case wantWrite
+  /// Send what the output holds (an alert for the peer, perhaps), then close.
+  case failed(TLSFailure)
+}
+
+package enum TLSReadResult {
+  /// So many bytes of plaintext, at least one. Less than the buffer means: all input is consumed, and whatever ended
+  /// the call early (close_notify, a failure) is told by the next one.
+  case bytes(Int)
+  /// All input is consumed and no plaintext is there; OpenSSL may hold a part of a record.
+  case wantRead
+  /// The peer said close_notify: nothing follows from it. Our direction is still open.
+  case closed
+  /// Send what the output holds (an alert for the peer, perhaps), then close.
+  case failed(TLSFailure)
+}
+
+package enum TLSWriteResult {
+  /// So many bytes of plaintext were taken; their records are complete in the output. Less than was offered, 0 included,
+  /// means that the output has no room for another record: send it and offer the rest. No call ever takes bytes without
+  /// having their whole record in the output, so the rest may be offered from another address, or never.
+  case bytes(Int)
+  case failed(TLSFailure)
+}
+
+/// One client's TLS connection: a pointer to OpenSSL's state, copied freely, freed by ``free()`` exactly once. It works on
+/// the thread and with the window that it was made with.
+@safe package struct TLSServerConnection {
+  private let ssl: OpaquePointer
+
+  /// Room that the output must have for `read` and `shutdown`, which send small records of their own (an alert, the answer
+  /// to a key update). `write` keeps this much free beside each record, so a fresh output must be larger than this.
+  package static let reserve = 128
+  /// The most plaintext in one record (RFC 8446, 5.1).
+  package static let maximumRecord = 16_384
+
+  /// nil when memory is short. A new connection costs about 6 KB until the handshake, see the bench notes for idle ones.
+  package init?(context: TLSServerContext, window: TLSWindow) {
+    guard let ssl = unsafe SSL_new(context.context) else {
+      ERR_clear_error()
+      return nil
+    }
+    guard unsafe copenssl_use_bio(ssl, window.bio) == 1 else {
+      unsafe SSL_free(ssl)
+      return nil
+    }
+    unsafe SSL_set_accept_state(ssl)
+    unsafe self.ssl = unsafe ssl
+  }
+
+  /// Frees the connection without a word to the peer; see ``shutdown(_:)``.
+  package func free() { unsafe SSL_free(ssl) }
+
+  /// Takes the handshake as far as the input allows. The output may hold bytes to send after every result.
+  package func handshake(_ window: TLSWindow) -> TLSStep {
+    let failed = unsafe copenssl_failure(ssl)
+    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    let result = unsafe SSL_do_handshake(ssl)
+    if result == 1 { return .done }
+    switch unsafe SSL_get_error(ssl, result) {
+    case SSL_ERROR_WANT_READ: return .wantRead
+    case SSL_ERROR_WANT_WRITE: return .wantWrite
+    default: return .failed(failure(window, handshaking: true))
+    }
+  }
+
+  /// Decrypts into `buffer` until it is full or the input is used up. Until the result is not `.bytes` of the whole
+  /// buffer, call again: OpenSSL may hold more plaintext, which no poller sees. `buffer` must not be empty.
+  package func read(into buffer: UnsafeMutableRawBufferPointer, _ window: TLSWindow) -> TLSReadResult {
+    precondition(buffer.count > 0, "an empty buffer could not be told from the end")
+    let failed = unsafe copenssl_failure(ssl)
+    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    var filled = 0
+    while filled < buffer.count {
+      var count = 0
+      let result = unsafe SSL_read_ex(ssl, buffer.baseAddress! + filled, buffer.count - filled, &count)
+      if result == 1 {
+        filled += count
+        continue
+      }
+      switch unsafe SSL_get_error(ssl, result) {
+      case SSL_ERROR_WANT_READ: return filled > 0 ? .bytes(filled) : .wantRead
+      // OpenSSL remembers the close_notify, so the next call says so again.
+      case SSL_ERROR_ZERO_RETURN: return filled > 0 ? .bytes(filled) : .closed
+      case SSL_ERROR_WANT_WRITE:
+        mark(TLSFailure(kind: .outputFull, code: 0))
+        return filled > 0 ? .bytes(filled) : .failed(TLSFailure(kind: .outputFull, code: 0))
+      default:
+        let failure = failure(window, handshaking: false)
+        return filled > 0 ? .bytes(filled) : .failed(failure)
+      }
+    }
+    return .bytes(filled)
+  }
+
+  /// Encrypts as much of `bytes` as the output has room for, in records of up to 16 KiB.
+  package func write(_ bytes: UnsafeRawBufferPointer, _ window: TLSWindow) -> TLSWriteResult {
+    let failed = unsafe copenssl_failure(ssl)
+    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    var taken = 0
+    while taken < bytes.count {
+      // The check before each record is what makes "taken" mean "complete in the output": OpenSSL would otherwise keep
+      // the tail of a record and insist on being offered the same bytes again.
+      let room = window.outputRoom - Self.reserve
+      guard room > 0 else { break }
+      let piece = min(bytes.count - taken, Self.maximumRecord, room)
+      var count = 0
+      let result = unsafe SSL_write_ex(ssl, bytes.baseAddress! + taken, piece, &count)
+      guard result == 1 else {
+        // WANT_WRITE cannot happen within the reserve; were it to, bytes would be in doubt, so the connection ends.
+        _ = unsafe SSL_get_error(ssl, result)
+        return .failed(failure(window, handshaking: false))
+      }
+      taken += count
+    }
+    return .bytes(taken)
+  }
+
+  /// Appends our close_notify to the output: nothing may be written afterwards, reading goes on. False when there was no
+  /// room for it or the connection failed before; closing then looks like a cut connection to the peer.
+  @discardableResult
+  package func shutdown(_ window: TLSWindow) -> Bool {
+    guard unsafe copenssl_failure(ssl) == 0, window.outputRoom >= Self.reserve else { return false }
+    let result = unsafe SSL_shutdown(ssl)
+    if result < 0 { ERR_clear_error() }
+    return result >= 0
+  }
+
+  /// Whether plaintext or a part of a record is held inside, i.e. whether a close now would lose bytes from the peer.
+  package var holdsInput: Bool { unsafe SSL_has_pending(ssl) == 1 }
+  /// E.g. `TLSv1.3`.
+  package var version: String { unsafe String(cString: SSL_get_version(ssl)) }
+  /// E.g. `TLS_AES_256_GCM_SHA384`.
+  package var cipher: String { unsafe String(cString: SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))) }
+  /// Whether the client resumed an earlier session.
+  package var resumed: Bool { unsafe SSL_session_reused(ssl) == 1 }
+
+  /// Takes OpenSSL's error, and remembers it so that every later call fails alike.
+  private func failure(_ window: TLSWindow, handshaking: Bool) -> TLSFailure {
+    let code = takeError()
+    let reason = reason(of: code)
+    var kind = TLSFailure.Kind.other
+    if library(of: code) == COPENSSL_LIBRARY_SSL {
+      switch reason {
+      case COPENSSL_HTTP_REQUEST, COPENSSL_HTTPS_PROXY_REQUEST: kind = .plainHTTP
+      case COPENSSL_WRONG_VERSION_NUMBER where handshaking:
+        kind = window.inputStartsWithMethod ? .plainHTTP : .notTLS
+      default: if reason >= COPENSSL_ALERT_OFFSET { kind = .peerAlert }
+      }
+    }
+    let failure = TLSFailure(kind: kind, code: code)
+    mark(failure)
+    return failure
+  }
+
+  private func mark(_ failure: TLSFailure) { unsafe copenssl_mark_failed(ssl, failure.mark) }
+}
+
+extension TLSWindow {
+  /// Whether the input looks like the head of an HTTP request. OpenSSL itself knows four methods only.
+  fileprivate var inputStartsWithMethod: Bool {
+    let count = unsafe min(state.pointee.input_length, 8)
+    guard let bytes = unsafe state.pointee.input else { return false }
+    for index in 0..<count {
+      let byte = unsafe bytes[index]
+      if byte == UInt8(ascii: " ") { return index >= 3 }
+      guard byte >= UInt8(ascii: "A") && byte <= UInt8(ascii: "Z") else { return false }
+    }
+    return false
+  }
+}
+
+extension TLSFailure {
+  /// The failure in one non-zero word: OpenSSL's codes have 32 bits.
+  fileprivate var mark: UInt64 { UInt64(code) << 8 | UInt64(kind.rawValue) << 1 | 1 }
+  fileprivate init(mark: UInt64) {
+    self.init(kind: Kind(rawValue: UInt8(mark >> 1 & 0x7F)) ?? .other, code: UInt(mark >> 8))
+  }
+}
