@@ -89,7 +89,7 @@ let package = Package(
         serviceLifecycle,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
-    control("Launcher", ["CLinux", "JSON"]),
+    control("Launcher", ["CLinux", "JSON", "Posix", "TLS"]),
     .executableTarget(
       name: "berth", dependencies: ["Launcher", argumentParser], path: "Sources/ControlPlane/CLI",
       swiftSettings: strict),
@@ -106,7 +106,7 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
-    unitTests(of: "Launcher"),
+    unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
       dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],

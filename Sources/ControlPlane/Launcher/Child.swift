@@ -1,5 +1,6 @@
 // One child of `berth up`: its process, its output, and when it may be started again. Used by Launcher only.
 internal import Glibc
+internal import Posix
 
 /// The last lines that a child wrote, and the file that holds all of them.
 struct ChildLog {
@@ -78,7 +79,7 @@ struct Child {
       let pid = try System.start(
         program: plan.program, arguments: plan.arguments,
         environment: environment.merging(plan.environment) { _, own in own }, output: writing)
-      state = .running(pid, sinceMilliseconds: System.now())
+      state = .running(pid, sinceMilliseconds: Clock.monotonicMilliseconds)
       output = reading
     } catch {
       close(reading)

@@ -1,5 +1,7 @@
 // Where the programs and files of this machine are, and what the environment says. Called by Main before the launch.
 internal import Glibc
+internal import Posix
+internal import TLS
 
 /// The environment, with sentences for what is wrong in it. An empty variable counts as none.
 package struct Variables {
@@ -34,10 +36,27 @@ package enum Installation {
       redisServer = try program("redis-server", package: "redis-server", path: environment.text("PATH"))
       socket = try state.redisSocket()
     }
+    if settings.certificateFile == nil { try makeCertificate(in: state.path + "/tls", for: settings.host) }
     return Places(
       programs: programs, state: state.path, redisServer: redisServer, redisSocket: socket,
       certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
       key: settings.keyFile ?? state.path + "/tls/key.pem")
+  }
+
+  /// Renewed a month before it expires. Kept otherwise, so that a client has to be told to trust it only once.
+  private static func makeCertificate(in directory: String, for host: String) throws(LaunchError) {
+    let certificate = directory + "/certificate.pem"
+    let key = directory + "/key.pem"
+    var status = stat()
+    let age = unsafe stat(certificate, &status) == 0 ? Clock.unixMilliseconds / 1000 - status.st_mtim.tv_sec : Int.max
+    if age < (DevelopmentCertificate.days - 30) * 86_400, unsafe access(key, R_OK) == 0 { return }
+    var names = ["localhost", "127.0.0.1", "::1"]
+    if !names.contains(host), host != "0.0.0.0", host != "::" { names.append(host) }
+    do {
+      try DevelopmentCertificate.write(certificateFile: certificate, keyFile: key, names: names)
+    } catch {
+      throw LaunchError("cannot make a development certificate in \(directory): \(error)")
+    }
   }
 
   private static func ownDirectory() throws(LaunchError) -> String {

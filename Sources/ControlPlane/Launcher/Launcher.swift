@@ -3,6 +3,7 @@
 // The parent-death signal of the children belongs to this thread, so `run` must be called on the main thread.
 internal import CLinux
 internal import Glibc
+internal import Posix
 
 package final class Launcher {
   private let settings: LaunchSettings
@@ -13,7 +14,7 @@ package final class Launcher {
   private let signals: Int32
   private var children: [Child]
   private var phase: Phase
-  private let startedAt = System.now()
+  private let startedAt = Clock.monotonicMilliseconds
   /// Nonzero once something went wrong that no restart heals.
   private var exitStatus: Int32 = 0
 
@@ -44,7 +45,7 @@ package final class Launcher {
     for name in LaunchSettings.ownVariables { environment[name] = nil }
     self.environment = environment
     children = settings.plan(places).map { Child(plan: $0, logPath: state.logs + "/\($0.name).log") }
-    phase = .starting(deadline: System.now() + settings.readySeconds * 1000)
+    phase = .starting(deadline: Clock.monotonicMilliseconds + settings.readySeconds * 1000)
     // A terminal that went away must not end the drain half-way.
     signal(SIGPIPE, SIG_IGN)
     signals = clinux_child_signals()
@@ -55,6 +56,11 @@ package final class Launcher {
 
   /// Runs until Ctrl-C, SIGTERM or a failure that cannot be healed; returns the exit status.
   package func run() throws(LaunchError) -> Int32 {
+    defer {
+      if places.redisServer != nil { state.removeRedisSocket(places.redisSocket) }
+      state.forgetChildren()
+      state.release()
+    }
     try endLeftovers()
     try checkPorts()
     while phase != .over {
@@ -65,9 +71,6 @@ package final class Launcher {
       reap()
     }
     killOrphans()
-    if places.redisServer != nil { state.removeRedisSocket(places.redisSocket) }
-    state.forgetChildren()
-    state.release()
     return exitStatus
   }
 
@@ -78,11 +81,11 @@ package final class Launcher {
     if !left.isEmpty {
       console.say("berth: an earlier run was killed; ending what it left: \(left.map(\.name).joined(separator: ", "))")
       for child in left { kill(child.pid, SIGTERM) }
-      let deadline = System.now() + Launcher.leftoverMilliseconds
-      while left.contains(where: \.lives), System.now() < deadline { System.wait([], milliseconds: 50) }
+      let deadline = Clock.monotonicMilliseconds + Launcher.leftoverMilliseconds
+      while left.contains(where: \.lives), Clock.monotonicMilliseconds < deadline { System.wait([], milliseconds: 50) }
       for child in left where child.lives { kill(child.pid, SIGKILL) }
       while left.contains(where: \.lives) {
-        guard System.now() < deadline + 5_000 else {
+        guard Clock.monotonicMilliseconds < deadline + 5_000 else {
           throw LaunchError("process \(left.first(where: \.lives)?.pid ?? 0) of an earlier run does not end")
         }
         System.wait([], milliseconds: 50)
@@ -94,8 +97,7 @@ package final class Launcher {
 
   private func checkPorts() throws(LaunchError) {
     for port in settings.listeningPorts {
-      guard let code = try Probe.isTaken(port) else { continue }
-      let reason = code == EADDRINUSE ? "is taken by another program" : "cannot be used: \(System.message(code))"
+      guard let reason = try Probe.whyUnusable(port) else { continue }
       throw LaunchError(
         "port \(port.port) of \(port.host), wanted for \(port.purpose), \(reason); "
           + "choose another with \(port.flag) or \(port.variable)")
@@ -108,7 +110,7 @@ package final class Launcher {
 
   /// How long nothing needs to be done by itself. nil = until something happens.
   private var pause: Int? {
-    let now = System.now()
+    let now = Clock.monotonicMilliseconds
     switch phase {
     case .starting: return Launcher.probeMilliseconds
     case .draining(_, let deadline): return deadline - now
@@ -125,7 +127,7 @@ package final class Launcher {
     case .starting(let deadline):
       startDue()
       guard case .starting = phase, isReady() else {
-        if case .starting = phase, System.now() >= deadline { giveUpStarting() }
+        if case .starting = phase, Clock.monotonicMilliseconds >= deadline { giveUpStarting() }
         return
       }
       phase = .running
@@ -135,12 +137,12 @@ package final class Launcher {
       let left = children.indices.filter { children[$0].plan.role == role && children[$0].pid != nil }
       if left.isEmpty {
         drain(after: role)
-      } else if System.now() >= deadline {
+      } else if Clock.monotonicMilliseconds >= deadline {
         for index in left {
           console.warn("berth: \(children[index].plan.name) does not end; killing it")
           children[index].signal(SIGKILL, group: true)
         }
-        phase = .draining(role, deadline: System.now() + Launcher.stopGraceMilliseconds)
+        phase = .draining(role, deadline: Clock.monotonicMilliseconds + Launcher.stopGraceMilliseconds)
       }
     case .over: break
     }
@@ -148,7 +150,7 @@ package final class Launcher {
 
   /// Starts the children whose time has come. At first Redis alone, as the others would only complain without it.
   private func startDue() {
-    let now = System.now()
+    let now = Clock.monotonicMilliseconds
     let redisIsReady = places.redisServer == nil || Probe.redisAnswers(socket: places.redisSocket)
     for index in children.indices {
       guard case .waiting(let until) = children[index].state, until <= now else { continue }
@@ -205,7 +207,7 @@ package final class Launcher {
   }
 
   private func announce() {
-    let seconds = String(Double((System.now() - startedAt) / 10) / 100)
+    let seconds = String(Double((Clock.monotonicMilliseconds - startedAt) / 10) / 100)
     for line in Announcement.lines(settings, places, seconds: seconds) { console.say(line) }
   }
 
@@ -230,9 +232,9 @@ package final class Launcher {
     children[index].state = .ended
     if case .draining = phase { return }
     if case .over = phase { return }
-    switch children[index].policy.ended(ending, ranMilliseconds: System.now() - since) {
+    switch children[index].policy.ended(ending, ranMilliseconds: Clock.monotonicMilliseconds - since) {
     case .restart(let delay):
-      children[index].state = .waiting(untilMilliseconds: System.now() + delay)
+      children[index].state = .waiting(untilMilliseconds: Clock.monotonicMilliseconds + delay)
       console.warn("berth: \(name) \(ending); its last lines:")
       showLog(of: name)
       console.warn("berth: starting \(name) again in \(delay) ms")
@@ -278,7 +280,7 @@ package final class Launcher {
       for child in children where child.plan.role == .data { child.signal(SIGKILL, group: true) }
     case .draining(let role, _):
       // The control plane must not be cut off lightly: it is what ends the browsers.
-      phase = .draining(role, deadline: min(System.now() + Launcher.stopGraceMilliseconds, deadline))
+      phase = .draining(role, deadline: min(Clock.monotonicMilliseconds + Launcher.stopGraceMilliseconds, deadline))
     case .over: break
     }
   }
@@ -306,13 +308,13 @@ package final class Launcher {
 
   private func stop(_ role: ChildPlan.Role, within milliseconds: Int) {
     for child in children where child.plan.role == role { child.signal(SIGTERM) }
-    phase = .draining(role, deadline: System.now() + milliseconds)
+    phase = .draining(role, deadline: Clock.monotonicMilliseconds + milliseconds)
   }
 
   /// Descendants whose own parents died came to this process; in order or not, they end with it.
   private func killOrphans() {
-    let deadline = System.now() + Launcher.stopGraceMilliseconds
-    while System.now() < deadline {
+    let deadline = Clock.monotonicMilliseconds + Launcher.stopGraceMilliseconds
+    while Clock.monotonicMilliseconds < deadline {
       let orphans = System.children()
       if orphans.isEmpty { return }
       for pid in orphans { kill(pid, SIGKILL) }

@@ -52,7 +52,7 @@ package struct StateDirectory {
   /// Where Redis listens. A socket's path is short by law of the kernel, so a deep directory gets one in /tmp instead.
   package func redisSocket() throws(LaunchError) -> String {
     let near = path + "/run/redis.sock"
-    if near.utf8.count <= SocketAddress.longestUnixPath { return near }
+    if near.utf8.count <= Probe.longestUnixPath { return near }
     var template = Array("/tmp/berth-XXXXXX".utf8CString)
     guard unsafe mkdtemp(&template) != nil else {
       throw LaunchError("cannot make a directory in /tmp: \(System.message(errno))")

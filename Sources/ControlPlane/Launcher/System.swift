@@ -3,13 +3,6 @@ internal import CLinux
 internal import Glibc
 
 enum System {
-  /// Milliseconds of the monotonic clock.
-  static func now() -> Int {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
-  }
-
   static func message(_ code: Int32) -> String { unsafe String(cString: strerror(code)) }
 
   /// Writes all of it to a blocking descriptor; false when nobody reads there any more.
@@ -43,6 +36,11 @@ enum System {
     var polled = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
     let timeout = milliseconds.map { Int32(clamping: max(0, $0)) } ?? -1
     _ = unsafe poll(&polled, nfds_t(polled.count), timeout)
+  }
+
+  static func wait(writing fd: Int32, milliseconds: Int) {
+    var polled = pollfd(fd: fd, events: Int16(POLLOUT), revents: 0)
+    _ = unsafe poll(&polled, 1, Int32(milliseconds))
   }
 
   /// A pipe of which only the reading end does not block; both ends are closed on exec.
