@@ -58,7 +58,7 @@ struct Child {
 
   let plan: ChildPlan
   var state: State = .waiting(untilMilliseconds: 0)
-  var policy = RestartPolicy()
+  var policy = CrashPolicy()
   var log: ChildLog
   /// Reading end of the pipe that its output goes to; -1 = none.
   var output: Int32 = -1

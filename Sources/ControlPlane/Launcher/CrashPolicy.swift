@@ -23,7 +23,7 @@ package enum Ending: Sendable, Equatable, CustomStringConvertible {
 }
 
 /// One child's crashes: an early restart first, then ever later ones, and an end to it when it cannot stay up.
-package struct RestartPolicy: Sendable {
+package struct CrashPolicy: Sendable {
   package enum Decision: Sendable, Equatable {
     case restart(afterMilliseconds: Int)
     /// `crashes` in a row, each too soon after its start.

@@ -2,9 +2,9 @@
 import Launcher
 import Testing
 
-@Suite struct RestartPolicyTests {
+@Suite struct CrashPolicyTests {
   @Test func aFirstCrashIsHealedAtOnceAndFurtherOnesLater() {
-    var policy = RestartPolicy()
+    var policy = CrashPolicy()
     let crash = Ending.killed(signal: 11)
     #expect(policy.ended(crash, ranMilliseconds: 10) == .restart(afterMilliseconds: 200))
     #expect(policy.ended(crash, ranMilliseconds: 10) == .restart(afterMilliseconds: 400))
@@ -14,16 +14,16 @@ import Testing
   }
 
   @Test func aChildThatRanLongEnoughStartsAfresh() {
-    var policy = RestartPolicy()
+    var policy = CrashPolicy()
     for _ in 0..<100 {
-      let decision = policy.ended(.exited(status: 1), ranMilliseconds: RestartPolicy.stableAfterMilliseconds)
-      #expect(decision == .restart(afterMilliseconds: RestartPolicy.firstDelayMilliseconds))
+      let decision = policy.ended(.exited(status: 1), ranMilliseconds: CrashPolicy.stableAfterMilliseconds)
+      #expect(decision == .restart(afterMilliseconds: CrashPolicy.firstDelayMilliseconds))
     }
   }
 
   @Test func aRefusedConfigurationIsNotTriedAgain() {
     for status: Int32 in [64, 78] {
-      var policy = RestartPolicy()
+      var policy = CrashPolicy()
       #expect(policy.ended(.exited(status: status), ranMilliseconds: 60_000) == .giveUp(crashes: 1))
     }
   }
