@@ -1,16 +1,16 @@
 """Playwright against Berth, as a user writes it. Prints one JSON object; any failure is a traceback and exit status 1.
 
-    playwright_client.py ENDPOINT [--count N] [--at-once N] [--work]
+    playwright_client.py ENDPOINT [--count N] [--at-once N] [--work FILE]
 
 --count N     N sessions, one after the other
 --at-once N   N sessions that are all open at the same time
---work        one session that works on its page, a line of output per round, until standard input ends
+--work FILE   one session that works on its page, a line of output per round, until FILE is there
 """
 
 import argparse
 import asyncio
 import json
-import sys
+import os
 
 from playwright.async_api import async_playwright
 
@@ -49,13 +49,12 @@ async def at_once(playwright, endpoint, count):
     return seen
 
 
-async def work(playwright, endpoint):
+async def work(playwright, endpoint, until):
     browser = await playwright.chromium.connect_over_cdp(endpoint)
     page = await browser.new_page()
     await page.goto(PAGE)
-    told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     rounds = 0
-    while not told.done():
+    while not os.path.exists(until):
         rounds += 1
         if await page.evaluate("() => ++n") != rounds:
             raise AssertionError("the page was not the one of the round before")
@@ -70,11 +69,11 @@ async def main():
     arguments.add_argument("endpoint")
     arguments.add_argument("--count", type=int, default=1)
     arguments.add_argument("--at-once", type=int, default=0)
-    arguments.add_argument("--work", action="store_true")
+    arguments.add_argument("--work", metavar="FILE")
     given = arguments.parse_args()
     async with async_playwright() as playwright:
         if given.work:
-            result = await work(playwright, given.endpoint)
+            result = await work(playwright, given.endpoint, given.work)
         elif given.at_once:
             result = {"sessions": await at_once(playwright, given.endpoint, given.at_once)}
         else:
