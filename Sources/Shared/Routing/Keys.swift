@@ -11,6 +11,7 @@ package struct Keys: Sendable, Equatable {
   package func portsFree(host: String) -> String { "\(prefix)ports:\(host):free" }
   package func portsAllocated(host: String) -> String { "\(prefix)ports:\(host):allocated" }
   package func portsOwner(host: String) -> String { "\(prefix)ports:\(host):owner" }
+  package func portsByOwner(host: String) -> String { "\(prefix)ports:\(host):by-owner" }
   package func portsQuarantined(host: String) -> String { "\(prefix)ports:\(host):quarantined" }
   package func portsRange(host: String) -> String { "\(prefix)ports:\(host):range" }
 
@@ -26,6 +27,7 @@ package struct Keys: Sendable, Equatable {
   package func waiting(pool: String) -> String { "\(prefix)pool:\(pool):waiting" }
   package func waitingExpiry(pool: String) -> String { "\(prefix)pool:\(pool):waiting-expiry" }
   package func lease(session: String) -> String { "\(prefix)lease:\(session)" }
+  package func leaseTargets(session: String) -> String { "\(prefix)lease:\(session):targets" }
   package func instanceSessions(instance: String) -> String { "\(prefix)instance:\(instance):sessions" }
   package func counters(instance: String) -> String { "\(prefix)counters:\(instance)" }
   package func target(_ id: String) -> String { "\(prefix)target:\(id)" }
