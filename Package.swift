@@ -89,7 +89,7 @@ let package = Package(
         serviceLifecycle,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
-    control("Launcher", ["CLinux", "JSON", "Posix", "TLS"]),
+    control("Launcher", ["CLinux", "JSON", "Posix", "Redis", "State", "TLS"]),
     .executableTarget(
       name: "berth", dependencies: ["Launcher", argumentParser], path: "Sources/ControlPlane/CLI",
       swiftSettings: strict),
@@ -112,7 +112,8 @@ let package = Package(
       dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix"],
+      name: "EndToEndTests",
+      dependencies: ["CLinux", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
       path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
   ]
 )

@@ -39,7 +39,7 @@ final class Program: Sendable {
     let output = unsafe open(outputFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
     guard output >= 0 else { throw Failure("cannot write \(outputFile)") }
     defer { close(output) }
-    pid = unsafe Program.start(words, variables, output)
+    pid = Program.start(words, variables, output)
     guard pid > 0 else { throw Failure("cannot start \(words.joined(separator: " ")): \(Errno.text(Int(pid)))") }
   }
 

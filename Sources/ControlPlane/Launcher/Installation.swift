@@ -1,6 +1,7 @@
 // Where the programs and files of this machine are, and what the environment says. Called by Main before the launch.
 internal import Glibc
 internal import Posix
+internal import Redis
 internal import TLS
 
 /// The environment, with sentences for what is wrong in it. An empty variable counts as none.
@@ -32,14 +33,17 @@ package enum Installation {
     let environment = Variables(variables)
     var redisServer: String?
     var socket = ""
-    if environment.text("REDIS_URL") == nil {
+    let given = environment.text("REDIS_URL")
+    if let given {
+      do { _ = try RedisURL(parsing: given) } catch { throw LaunchError("REDIS_URL: \(error)") }
+    } else {
       redisServer = try program("redis-server", package: "redis-server", path: environment.text("PATH"))
       socket = try state.redisSocket()
     }
     if settings.certificateFile == nil { try makeCertificate(in: state.path + "/tls", for: settings.host) }
     return Places(
       programs: programs, state: state.path, redisServer: redisServer, redisSocket: socket,
-      certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
+      redisURL: given ?? "unix:\(socket)",      certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
       key: settings.keyFile ?? state.path + "/tls/key.pem")
   }
 

@@ -15,6 +15,8 @@ package final class Launcher {
   private var children: [Child]
   private var phase: Phase
   private let startedAt = Clock.monotonicMilliseconds
+  private var redisAnswered = false
+  private var toldOfRedis = false
   /// Nonzero once something went wrong that no restart heals.
   private var exitStatus: Int32 = 0
 
@@ -151,16 +153,27 @@ package final class Launcher {
   /// Starts the children whose time has come. At first Redis alone, as the others would only complain without it.
   private func startDue() {
     let now = Clock.monotonicMilliseconds
-    let redisIsReady = places.redisServer == nil || Probe.redisAnswers(socket: places.redisSocket)
+    // Everything waits for Redis at first; later the daemons live through its absence by themselves.
+    if case .starting = phase, !redisAnswered { askRedis() }
     for index in children.indices {
       guard case .waiting(let until) = children[index].state, until <= now else { continue }
-      if case .starting = phase, children[index].plan.role != .redis, !redisIsReady { continue }
+      if case .starting = phase, children[index].plan.role != .redis, !redisAnswered { continue }
       do {
         try children[index].start(environment: environment)
         note()
       } catch {
         return fail("berth: \(error)")
       }
+    }
+  }
+
+  private func askRedis() {
+    let reason = Probe.whyRedisIsSilent(places.redisURL)
+    redisAnswered = reason == nil
+    // One's own Redis is just starting; about someone else's a person may have to do something.
+    if let reason, places.redisServer == nil, !toldOfRedis {
+      toldOfRedis = true
+      console.warn("berth: waiting for Redis: \(reason)")
     }
   }
 
@@ -191,7 +204,7 @@ package final class Launcher {
 
   private func answers(_ plan: ChildPlan, replica index: Int) -> Bool {
     switch plan.role {
-    case .redis: Probe.redisAnswers(socket: places.redisSocket)
+    case .redis: redisAnswered
     case .control: Probe.get(host: settings.host, port: settings.controlPort, path: "/api/health")?.status == 200
     case .data:
       Probe.get(
@@ -202,7 +215,8 @@ package final class Launcher {
 
   private func giveUpStarting() {
     let late = children.first { !$0.wasReady }
-    let what = late.map { "\($0.plan.name) is not ready" } ?? "no browser is ready"
+    var what = late.map { "\($0.plan.name) is not ready" } ?? "no browser is ready"
+    if !redisAnswered, let reason = Probe.whyRedisIsSilent(places.redisURL) { what = "Redis is not ready (\(reason))" }
     fail("berth: \(what) after \(settings.readySeconds) s (--ready-seconds)", showing: late?.plan.name ?? "control")
   }
 

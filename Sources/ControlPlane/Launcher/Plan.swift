@@ -20,16 +20,19 @@ package struct Places: Sendable, Equatable {
   /// nil when REDIS_URL names a Redis of someone else's.
   package var redisServer: String?
   package var redisSocket: String
+  package var redisURL: String
   package var certificate: String
   package var key: String
 
   package init(
-    programs: String, state: String, redisServer: String?, redisSocket: String, certificate: String, key: String
+    programs: String, state: String, redisServer: String?, redisSocket: String, redisURL: String, certificate: String,
+    key: String
   ) {
     self.programs = programs
     self.state = state
     self.redisServer = redisServer
     self.redisSocket = redisSocket
+    self.redisURL = redisURL
     self.certificate = certificate
     self.key = key
   }
@@ -47,10 +50,9 @@ extension LaunchSettings {
 
   package func plan(_ places: Places) -> [ChildPlan] {
     var plans: [ChildPlan] = []
-    var environment: [String: String] = [:]
+    // By the environment, as a URL may hold a password and a command line is for everyone to read.
+    let environment = ["REDIS_URL": places.redisURL]
     if let redisServer = places.redisServer {
-      // The URL goes by the environment, as one with a password must: a command line is for everyone to read.
-      environment["REDIS_URL"] = "unix:\(places.redisSocket)"
       plans.append(
         ChildPlan(
           role: .redis, name: "redis", program: redisServer,

@@ -3,6 +3,8 @@
 internal import Glibc
 internal import JSON
 internal import Posix
+internal import Redis
+internal import State
 
 enum Probe {
   /// Long enough for a busy machine, short enough that Ctrl-C is noticed meanwhile.
@@ -25,23 +27,18 @@ enum Probe {
     return fd == Errno.addressInUse ? "is taken by another program" : "cannot be used: \(Errno.text(fd))"
   }
 
-  /// Whether the Redis behind a unix socket has loaded its data and answers.
-  static func redisAnswers(socket path: String) -> Bool {
-    let bytes = Array(path.utf8)
-    guard bytes.count <= longestUnixPath else { return false }
-    let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-    guard fd >= 0 else { return false }
-    var address = sockaddr_un()
-    address.sun_family = sa_family_t(AF_UNIX)
-    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: bytes) }
-    let connected = unsafe withUnsafePointer(to: address) {
-      unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        unsafe connect(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-      }
+  /// nil = Redis has loaded its data and answers, else why not. `url` is that of REDIS_URL, in any form the daemons take.
+  static func whyRedisIsSilent(_ url: String) -> String? {
+    do {
+      let options = RedisOptions(
+        connectTimeoutMilliseconds: timeoutMilliseconds, commandTimeoutMilliseconds: timeoutMilliseconds)
+      let connection = try RedisConnection(url: RedisURL(parsing: url), options: options)
+      defer { connection.close() }
+      try connection.run(Command(.words(["PING"])) { _ in })
+      return nil
+    } catch {
+      return "\(error)"
     }
-    let answer = exchange(connected == 0 ? Int(fd) : -1, request: "PING\r\n") { $0.contains(UInt8(ascii: "\n")) }
-    if connected != 0 { Socket.close(fd) }
-    return answer.map { $0.starts(with: "+PONG".utf8) } ?? false
   }
 
   struct Answer {

@@ -11,7 +11,7 @@ private func settings(_ change: (inout LaunchSettings) -> Void = { _ in }) -> La
 
 private let places = Places(
   programs: "/programs", state: "/state", redisServer: "/usr/bin/redis-server", redisSocket: "/state/run/redis.sock",
-  certificate: "/c.pem", key: "/k.pem")
+  redisURL: "unix:/state/run/redis.sock",  certificate: "/c.pem", key: "/k.pem")
 
 @Suite struct LaunchSettingsTests {
   @Test func theDefaultsAreThoseOfTheDocumentation() throws {
@@ -65,9 +65,11 @@ private let places = Places(
   @Test func aGivenRedisIsLeftAlone() {
     var given = places
     given.redisServer = nil
+    given.redisURL = "rediss://:secret@redis.example/2"
     let plans = settings().plan(given)
     #expect(plans.map(\.role) == [.control, .data])
-    #expect(plans.allSatisfy { $0.environment["REDIS_URL"] == nil }, "the children inherit the one that was given")
+    #expect(plans.allSatisfy { $0.environment["REDIS_URL"] == given.redisURL })
+    #expect(plans.allSatisfy { plan in !plan.arguments.contains { $0.contains("secret") } })
   }
 
   @Test func theControlPlaneStopsItsBrowsersAndKnowsTheAddressOfTheDataPlane() {
