@@ -39,7 +39,9 @@ final class Program: Sendable {
     let output = unsafe open(outputFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
     guard output >= 0 else { throw Failure("cannot write \(outputFile)") }
     defer { close(output) }
-    pid = Program.start(words, variables, output)
+    // SIGTERM when the test run is gone, so that an aborted run leaves nothing either: an orderly end is what lets the
+    // control plane stop its browsers.
+    pid = Spawner.shared.run { [variables] in Program.start(words, variables, output) }
     guard pid > 0 else { throw Failure("cannot start \(words.joined(separator: " ")): \(Errno.text(Int(pid)))") }
   }
 
@@ -47,8 +49,7 @@ final class Program: Sendable {
     let arguments = unsafe words.map { unsafe strdup($0) } + [nil]
     let environment = unsafe variables.map { unsafe strdup("\($0.key)=\($0.value)") } + [nil]
     defer { for unsafe pointer in unsafe arguments + environment { unsafe free(pointer) } }
-    // No signal on the death of the parent: tests run on a pool of threads that come and go.
-    return unsafe clinux_child_start(words[0], arguments, environment, output, 0)
+    return unsafe clinux_child_start(words[0], arguments, environment, output, SIGTERM)
   }
 
   var output: String { (try? String(decoding: Data(contentsOf: URL(filePath: outputFile)), as: UTF8.self)) ?? "" }
@@ -86,6 +87,41 @@ final class Program: Sendable {
       throw error
     }
   }
+}
+
+/// Starts programs on one thread that lives as long as the test run: the signal on the death of the parent is the
+/// thread's, and tests run on a pool of threads that come and go.
+private final class Spawner: Sendable {
+  static let shared = Spawner()
+  private let queue = Mutex<[@Sendable () -> Void]>([])
+  private let arrived = DispatchSemaphore(value: 0)
+
+  private init() {
+    let thread = Foundation.Thread { [self] in
+      while true {
+        arrived.wait()
+        queue.withLock { $0.isEmpty ? nil : $0.removeFirst() }?()
+      }
+    }
+    thread.name = "spawner"
+    thread.start()
+  }
+
+  func run(_ body: @escaping @Sendable () -> pid_t) -> pid_t {
+    let done = DispatchSemaphore(value: 0)
+    let result = Box()
+    queue.withLock {
+      $0.append {
+        result.pid.withLock { $0 = body() }
+        done.signal()
+      }
+    }
+    arrived.signal()
+    done.wait()
+    return result.pid.withLock { $0 }
+  }
+
+  private final class Box: Sendable { let pid = Mutex<pid_t>(0) }
 }
 
 /// Waits for a condition; the bound is there to fail, not to be waited for.
