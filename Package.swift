@@ -100,6 +100,7 @@ let package = Package(
       swiftSettings: strict),
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
+    unitTests(of: "Observability", ["JSON", "Posix"]),
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),

@@ -195,7 +195,7 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   package enum FaultAction: Sendable, Equatable {
     /// Nothing of the request can have been acted on, or it is idempotent: connect again.
     case retry
-    /// Nothing was sent to the client yet: answer with this status, then close.
+    /// Nothing was sent to the client yet: answer with this status (``answeredLocally(closes:)``), then close.
     case answer(status: Int, CloseReason)
     /// The client has part of a response: it must notice that the rest is missing, so the connection is cut.
     case cut(CloseReason)
@@ -211,7 +211,6 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
       phase = .connecting
       return .retry
     }
-    phase = .finishing
     switch fault {
     case .connectFailed: return .answer(status: 502, .connectFailed)
     case .connectTimeout: return .answer(status: 504, .connectTimeout)

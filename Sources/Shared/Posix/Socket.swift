@@ -88,6 +88,11 @@ package enum Socket {
     systemCall { unsafe Glibc.send(fd, bytes, count, Int32(MSG_NOSIGNAL)) }
   }
 
+  /// Takes bytes out of a pipe, where recv(2) does not work.
+  package static func readPipe(_ fd: Int32, _ buffer: UnsafeMutableRawPointer, _ capacity: Int) -> Int {
+    systemCall { unsafe read(fd, buffer, capacity) }
+  }
+
   /// Two pieces with one system call.
   @inline(__always) package static func send(
     _ fd: Int32, _ first: UnsafeRawPointer, _ firstCount: Int, _ second: UnsafeRawPointer, _ secondCount: Int
