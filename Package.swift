@@ -114,7 +114,7 @@ let package = Package(
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests",
-      dependencies: ["CLinux", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
+      dependencies: ["CLinux", "TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
       path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
   ]
 )

@@ -8,10 +8,10 @@ import Redis
 import Routing
 import State
 import TLS
+import TestSupport
 
 final class Deployment {
   let directory: String
-  let redisSocket: String
   let port: Int
   let tlsPort: Int
   let controlPort: Int
@@ -19,7 +19,7 @@ final class Deployment {
   let instancePorts: ClosedRange<Int>
   let certificate: String
   let key: String
-  private(set) var redis: Program
+  let redis: RedisFixture
   private(set) var control: Program
   private(set) var replicas: [Program] = []
   /// Variables of the control plane and the replicas.
@@ -32,12 +32,11 @@ final class Deployment {
   var tlsURL: String { "https://127.0.0.1:\(tlsPort)" }
   var socketURL: String { "ws://127.0.0.1:\(port)" }
 
-  /// Starts everything at once; the parts have to find each other.
+  /// Starts everything at once; the daemons have to find each other.
   /// - Parameter configuration: the control plane's configuration file; nil = it has none.
   init(replicas count: Int = 1, configuration: String? = nil) throws {
     for name in ["berth-control", "berth-data"] { _ = try Machine.program(name) }
     directory = try Machine.scratchDirectory("e2e")
-    redisSocket = directory + "/redis.sock"
     port = try Machine.freePort()
     tlsPort = try Machine.freePort()
     controlPort = try Machine.freePort()
@@ -45,28 +44,18 @@ final class Deployment {
     instancePorts = try Machine.freePorts(100)
     certificate = directory + "/certificate.pem"
     key = directory + "/key.pem"
-    environment = ["REDIS_URL": "unix:\(redisSocket)", "BERTH_TEST": directory]
     if let configuration {
       try configuration.write(toFile: directory + "/berth.yml", atomically: true, encoding: .utf8)
     }
     try DevelopmentCertificate.write(certificateFile: certificate, keyFile: key)
-    redis = try Deployment.startRedis(directory, redisSocket)
+    redis = try RedisFixture()
+    environment = ["REDIS_URL": "unix:\(redis.directory)/socket", "BERTH_TEST": directory]
     control = try Deployment.startControl(
       directory, controlPort, instancePorts, "http://127.0.0.1:\(port)", environment, configured: configuration != nil)
     for index in 0..<count { replicas.append(try startReplica(index)) }
   }
 
   // MARK: Starting and killing parts
-
-  private static func startRedis(_ directory: String, _ socket: String) throws -> Program {
-    try FileManager.default.createDirectory(atPath: directory + "/redis", withIntermediateDirectories: true)
-    return try Program(
-      "redis",
-      [
-        try Machine.tool("redis-server"), "--port", "0", "--unixsocket", socket, "--dir", directory + "/redis",
-        "--appendonly", "yes", "--save", "", "--daemonize", "no",
-      ], outputFile: directory + "/redis.log")
-  }
 
   private static func startControl(
     _ directory: String, _ port: Int, _ instancePorts: ClosedRange<Int>, _ url: String,
@@ -102,29 +91,24 @@ final class Deployment {
 
   /// Every daemon is up and every wanted Chrome is ready.
   func ready() async throws {
-    try await eventually("Redis answers", within: 30, show: redis) { try? self.ask("PING") }
     for index in replicas.indices {
       try await eventually("replica \(index + 1) is ready", within: Deployment.patience, show: replicas[index]) {
         HTTP.get(self.admin.lowerBound + index, "/readyz")?.status == 200
       }
     }
-    try await eventually("a Chrome is ready", within: Deployment.patience, show: control, redis) {
+    try await eventually("a Chrome is ready", within: Deployment.patience, show: control) {
       try self.readyInstances() > 0 ? () : nil
     }
   }
 
   // MARK: What Redis says
 
-  static func ask(_ url: String, _ words: [String]) throws -> Reply {
-    let connection = try RedisConnection(url: RedisURL(parsing: url))
-    defer { connection.close() }
-    return try connection.run(Command(.words(words)) { $0 })
+  func ask(_ words: String...) throws -> Reply {
+    try redis.connect().run(Command(.words(words)) { $0 })
   }
 
-  func ask(_ words: String...) throws -> Reply { try Deployment.ask("unix:\(redisSocket)", words) }
-
   private func count(_ words: String...) throws -> Int {
-    guard case .int(let count) = try Deployment.ask("unix:\(redisSocket)", words) else { return -1 }
+    guard case .int(let count) = try redis.connect().run(Command(.words(words)) { $0 }) else { return -1 }
     return count
   }
 
@@ -181,7 +165,6 @@ final class Deployment {
     try await control.stop()
     let ports = try allocatedPorts()
     guard ports.isEmpty else { throw Failure("ports are still allocated after the end: \(ports)") }
-    try await redis.stop()
     try await nothingIsLeft()
     try FileManager.default.removeItem(atPath: directory)
   }
@@ -196,7 +179,7 @@ final class Deployment {
 
   /// After a failure: by force, and what the programs said goes into the test's output.
   func abandon() async {
-    for program in replicas + [control, redis] { program.signal(SIGKILL) }
+    for program in replicas + [control] { program.signal(SIGKILL) }
     for process in Machine.processes(marked: directory) { kill(process.pid, SIGKILL) }
     for program in replicas + [control] {
       print("--- \(program.name), last lines of \(program.outputFile):")
