@@ -25,6 +25,8 @@ struct Up: ParsableCommand {
   @Option(help: "Certificate chain in PEM, instead of a development certificate. [BERTH_CERTIFICATE]")
   var certificate: String?
   @Option(help: "Key of the certificate in PEM. [BERTH_KEY]") var key: String?
+  @Option(help: "Beginning of the URLs that sessions get. [BERTH_PUBLIC_URL] (default: the data plane's address)")
+  var publicUrl: String?
   @Option(help: "Level of the log files: debug, info, warning, error. [BERTH_LOG_LEVEL]") var logLevel: String?
   @Option(help: "Seconds that clients may take to finish at the end. [BERTH_DRAIN_SECONDS] (default: 10)")
   var drainSeconds: Int?
@@ -63,6 +65,7 @@ struct Up: ParsableCommand {
     settings.configFile = config ?? variables.text("BERTH_CONFIG")
     settings.certificateFile = certificate ?? variables.text("BERTH_CERTIFICATE")
     settings.keyFile = key ?? variables.text("BERTH_KEY")
+    settings.publicURL = publicUrl ?? variables.text("BERTH_PUBLIC_URL")
     settings.logLevel = logLevel ?? variables.text("BERTH_LOG_LEVEL")
     settings.drainSeconds = try variables.number("BERTH_DRAIN_SECONDS", unless: drainSeconds, or: settings.drainSeconds)
     settings.readySeconds = try variables.number("BERTH_READY_SECONDS", unless: readySeconds, or: settings.readySeconds)

@@ -31,6 +31,8 @@ package struct LaunchSettings: Sendable, Equatable {
   /// A certificate chain and key in PEM; nil = a development certificate is made in the state directory.
   package var certificateFile: String?
   package var keyFile: String?
+  /// What clients reach it by, when that is not `host` and `port`, e.g. behind another proxy.
+  package var publicURL: String?
   package var allowUnauthenticated = false
   package var logLevel: String?
   /// How long clients may finish when it ends.

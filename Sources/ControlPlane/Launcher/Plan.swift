@@ -44,8 +44,9 @@ package struct Places: Sendable, Equatable {
 extension LaunchSettings {
   /// Variables that `berth up` reads itself and hands on as flags: a child must not read them a second time.
   package static let ownVariables = [
-    "PORT", "PORT_RANGE_START", "PORT_RANGE_END", "BERTH_LISTEN", "BERTH_TLS_LISTEN", "BERTH_ADMIN", "BERTH_CONTROL_LISTEN",
-    "BERTH_STATE_DIRECTORY", "BERTH_CERTIFICATE", "BERTH_KEY", "BERTH_CONFIG",
+    "PORT", "PORT_RANGE_START", "PORT_RANGE_END", "BERTH_LISTEN", "BERTH_TLS_LISTEN", "BERTH_ADMIN",
+    "BERTH_CONTROL_LISTEN", "BERTH_STATE_DIRECTORY", "BERTH_CERTIFICATE", "BERTH_KEY", "BERTH_CONFIG",
+    "BERTH_PUBLIC_URL", "BERTH_DRAIN_SECONDS", "BERTH_REPLICA_ID", "BERTH_ROUTES",
   ]
 
   package func plan(_ places: Places) -> [ChildPlan] {
@@ -68,8 +69,9 @@ extension LaunchSettings {
         role: .control, name: "control", program: places.programs + "/berth-control",
         arguments: (configFile.map { ["--config", $0] } ?? []) + [
           "--listen", LaunchSettings.endpoint(host, controlPort), "--state-directory", places.controlDirectory,
-          "--port-range-start", String(portRangeStart), "--port-range-end", String(portRangeEnd), "--public-url", url,
-          "--stop-instances-on-exit",
+          "--port-range-start", String(portRangeStart), "--port-range-end", String(portRangeEnd), "--public-url", publicURL ?? url,
+          // The data plane has ended by then, so there is nothing left to wait for.
+          "--stop-instances-on-exit", "--drain-seconds", "0",
         ] + common, environment: environment))
     for replica in 0..<replicas {
       plans.append(
