@@ -110,7 +110,7 @@ let package = Package(
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
-      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],
+      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "ProxyMachine", "Observability", "Runtimes", "Domain"],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests",
