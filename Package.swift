@@ -92,9 +92,10 @@ let package = Package(
         serviceLifecycle,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
+    control("Launcher", ["CLinux", "JSON", "Posix", "Redis", "State", "TLS"]),
     .executableTarget(
-      name: "berth", dependencies: ["Settings", "Posix", "JSON", argumentParser],
-      path: "Sources/ControlPlane/CLI", swiftSettings: strict),
+      name: "berth", dependencies: ["Launcher", argumentParser], path: "Sources/ControlPlane/CLI",
+      swiftSettings: strict),
 
     // Tests
     .target(
@@ -109,12 +110,14 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
       dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "ProxyMachine", "Observability", "Runtimes", "Domain"],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix"],
+      name: "EndToEndTests",
+      dependencies: ["CLinux", "TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
       path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
   ]
 )
