@@ -77,7 +77,8 @@ extension Supervisor {
     for spec in configuration.pools where spec.slots > 0 && upkeep.isSettled {
       let ended = try await redis.run(
         leases.endExpired(pool: spec.name, now: Clock.unixMilliseconds, limit: Self.expiredLimit))
-      for session in ended { logger.info("session over", metadata: ["session": "\(session)", "pool": "\(spec.name)"]) }
+      // A session's id opens it, so logs have only its beginning.
+      for session in ended { logger.info("session over", metadata: ["session": "\(session.prefix(8))", "pool": "\(spec.name)"]) }
       if ended.count == Self.expiredLimit { bell.ring() }
     }
     for replica in upkeep.silent(try await redis.run(replicas.list())) {
