@@ -1,0 +1,134 @@
+// What the tests of State share: a real Redis, a leader, pools and instances, and a clock that the test moves.
+import Redis
+import Routing
+import State
+import TestSupport
+
+/// One deployment in a Redis of its own. `now` only moves when a test says so.
+final class World {
+  let redis: RedisFixture
+  let connection: RedisConnection
+  let keys: Keys
+  let leadership: Leadership
+  let registry: Registry
+  let leases: Leases
+  let replicas: Replicas
+  let targets: Targets
+  let events: Events
+  let fence: Fence
+  var now = 1_700_000_000_000
+  private(set) var pools: [String: PoolRecord] = [:]
+
+  init(prefix: String = "berth:", pools: [PoolRecord] = [World.pool()]) throws {
+    redis = try RedisFixture()
+    connection = try redis.connect()
+    keys = Keys(prefix: prefix)
+    leadership = Leadership(keys: keys)
+    registry = Registry(keys: keys)
+    leases = Leases(keys: keys)
+    replicas = Replicas(keys: keys)
+    targets = Targets(keys: keys)
+    events = Events(keys: keys)
+    guard let fence = try connection.run(leadership.campaign(id: "control-1", ttlMilliseconds: 600_000)) else {
+      throw FixtureError("nobody else leads, and yet there is no fence")
+    }
+    self.fence = fence
+    try declare(pools)
+  }
+
+  /// An exclusive Chrome pool without limits of uses, if not said otherwise.
+  static func pool(
+    _ name: String = "chrome", slots: Int = 1, recycleAfterSessions: Int = 0, idle: Int = 0, grace: Int = 0,
+    queueLimit: Int = 1_000
+  ) -> PoolRecord {
+    PoolRecord(
+      name: name, kind: .cdp, slots: slots, recycleAfterSessions: recycleAfterSessions, graceMilliseconds: grace,
+      idleLimitMilliseconds: idle, queueLimit: queueLimit)
+  }
+
+  func declare(_ pools: [PoolRecord], routes: [RouteRecord] = []) throws {
+    try connection.run(registry.declare(pools: pools, routes: routes, fence: fence, now: now))
+    self.pools = [:]
+    for pool in pools { self.pools[pool.name] = pool }
+  }
+
+  func instance(
+    _ id: String, pool: String = "chrome", state: InstanceState = .ready, generation: Int = 1, port: Int = 50_000
+  ) -> InstanceRecord {
+    InstanceRecord(
+      id: id, pool: pool, host: "127.0.0.1", port: port, generation: generation, state: state,
+      slots: pools[pool]?.slots ?? 1, startedAt: now, browser: "guid-\(id)", pid: 4_711, pidStart: 99, labels: ["a/b": "c"])
+  }
+
+  func put(_ instance: InstanceRecord, reason: String? = nil) throws {
+    try connection.run(registry.put(instance: instance, reason: reason, fence: fence, now: now))
+  }
+
+  func remove(_ instance: String, reason: String = "test") throws {
+    try connection.run(registry.remove(instance: instance, reason: reason, fence: fence, now: now))
+  }
+
+  /// The template of a session with its pool's limits.
+  func session(
+    _ id: String, pool: String = "chrome", origin: SessionRecord.Origin = .connection, metadata: [String: String] = [:]
+  ) -> SessionRecord {
+    let limits = pools[pool] ?? World.pool(pool)
+    return SessionRecord(
+      id: id, pool: pool, origin: origin, url: "http://127.0.0.1:8080/session/\(id)/", createdAt: now,
+      expiresAt: now + limits.hardLimitMilliseconds, idleLimitMilliseconds: limits.idleLimitMilliseconds,
+      graceMilliseconds: limits.graceMilliseconds, metadata: metadata)
+  }
+
+  func acquire(
+    _ id: String, pool: String = "chrome", origin: SessionRecord.Origin = .connection, instance: String? = nil,
+    holder: String? = nil, reserve: Int? = nil, queue: Bool = false, countsAsUse: Bool = false
+  ) throws -> Grant {
+    try connection.run(
+      leases.acquire(
+        session(id, pool: pool, origin: origin), instance: instance, holder: holder, reserveMilliseconds: reserve,
+        queue: queue, countsAsUse: countsAsUse, now: now))
+  }
+
+  func attach(_ id: String, holder: String) throws -> Grant {
+    try connection.run(leases.attach(session: id, holder: holder, now: now))
+  }
+
+  func detach(_ id: String, holder: String) throws {
+    try connection.run(leases.detach(session: id, holder: holder, now: now))
+  }
+
+  func end(_ id: String, reason: String = "client") throws -> Bool {
+    try connection.run(leases.end(session: id, reason: reason, now: now))
+  }
+
+  func claim(_ instance: String, as id: String, holder: String, pool: String = "chrome") throws -> Grant {
+    try connection.run(leases.claim(instance: instance, session: session(id, pool: pool), holder: holder, now: now))
+  }
+
+  func view(_ id: String) throws -> SessionView? { try connection.run(leases.get(session: id)) }
+
+  func figures(_ pool: String = "chrome") throws -> PoolFigures {
+    try connection.run(leases.figures(pool: pool, now: now))
+  }
+
+  /// Session ids whose leases were ended, with the recorded reasons.
+  func endExpired(_ pool: String = "chrome") throws -> [String: String] {
+    let ended = try connection.run(leases.endExpired(pool: pool, now: now, limit: 100))
+    var reasons: [String: String] = [:]
+    for event in try connection.run(events.recent(count: 100)) where event.type == "session.ended" {
+      if ended.contains(event.id), reasons[event.id] == nil { reasons[event.id] = event.reason }
+    }
+    return reasons
+  }
+
+  /// The keyspace without what lives as long as the deployment.
+  func remains() throws -> [String] {
+    let lasting = [keys.changes, keys.events, keys.leader, keys.leaderToken, keys.pools, keys.routes]
+    return try redis.keyspace().filter { key in !lasting.contains { key.hasPrefix("\($0) (") } }
+  }
+}
+
+extension Grant {
+  var session: SessionRecord? { if case .granted(let session) = self { session } else { nil } }
+  var isGranted: Bool { session != nil }
+}
