@@ -72,7 +72,10 @@ let package = Package(
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
-      dependencies: ["Engine", "RouteFeed", "Routing", "JSON", "Observability", "Posix", "TLS", argumentParser],
+      dependencies: [
+        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "TLS",
+        argumentParser,
+      ],
       path: "Sources/DataPlane/Daemon", swiftSettings: strict),
 
     // Control plane: instances and sessions.
