@@ -58,7 +58,8 @@ enum System {
     let words = unsafe copies([program] + arguments)
     let variables = unsafe copies(environment.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" })
     let pid = unsafe clinux_child_start(program, words, variables, output, SIGTERM)
-    for unsafepointer in unsafe words + variables { unsafe free(pointer) }
+    for index in unsafe words.indices { unsafe free(words[index]) }
+    for index in unsafe variables.indices { unsafe free(variables[index]) }
     guard pid > 0 else { throw LaunchError("cannot start \(program): \(message(-pid))") }
     return pid
   }
