@@ -6,11 +6,14 @@ import ProxyMachine
 import TLS
 
 extension Worker {
-  /// Takes what waits on a listener, in bounded batches: the poller says so again while there is more.
-  func accept(_ listener: Int32) {
+  /// Takes what waits on a listener, in bounded batches: the poller says so again while there is more. True: there may be.
+  func accept(_ listener: Int32) -> Bool {
     let isTLS = s.tlsListeners.contains(listener)
     for _ in 0..<64 {
-      guard s.clients < s.limits.clientConnections else { return pauseAccepting() }
+      guard s.clients < s.limits.clientConnections else {
+        pauseAccepting()
+        return false
+      }
       var address = SocketAddress()
       let result = Socket.accept(listener, from: &address)
       guard result >= 0 else {
@@ -19,16 +22,17 @@ extension Worker {
           pauseAccepting()
         }
         // Anything else is would-block, or a client that has gone already.
-        return
+        return false
       }
       let fd = Int32(result)
       guard Int(fd) < s.slab.capacity else {
         s.metrics.add(.acceptFailures)
         Socket.close(fd)
-        return
+        return false
       }
       begin(fd, from: address, isTLS: isTLS)
     }
+    return true
   }
 
   private func begin(_ fd: Int32, from address: SocketAddress, isTLS: Bool) {

@@ -8,10 +8,10 @@ import Routing
 extension Worker {
   /// Reads a client's next request as far as it has come. Called between requests only.
   func readRequest(_ fd: Int32) {
-    // While an answer is still on its way to this client, its next request waits (a bound on pipelining).
-    guard s.slab[fd].outbound.isEmpty else { return }
     var looked = false
     while s.slab[fd].kind == .client, s.slab[fd].machine.phase == .readingHead {
+      // While an answer is still on its way to this client, its next request waits (a bound on pipelining).
+      guard s.slab[fd].outbound.isEmpty else { return }
       if s.slab[fd].inbound.isEmpty || looked {
         switch receiveHead(fd) {
         case .bytes(let count): s.metrics.add(.bytesFromClients, count)

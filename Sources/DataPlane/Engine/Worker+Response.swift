@@ -166,6 +166,7 @@ extension Worker {
       return closeClient(client, .clientReset)
     }
     dropHeldHead(client)
+    endVisit(client)
     s.metrics.add(.responses1xx)
     s.metrics.add(.tunnels)
     s.tunnels += 1

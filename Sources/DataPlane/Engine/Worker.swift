@@ -149,7 +149,7 @@ struct WorkerConfiguration: Sendable {
       let timeout: Int32 = s.again.isEmpty ? 100 : 0
       s.poller.wait(milliseconds: timeout) { token, readiness in
         if token.generation == 0 {
-          if token.fd == doorbell { readMailbox() } else { accept(token.fd) }
+          if token.fd == doorbell { readMailbox() } else { _ = accept(token.fd) }
         } else if s.slab.isCurrent(token.fd, token.generation) {
           handle(token.fd, readiness)
         }
@@ -177,6 +177,8 @@ struct WorkerConfiguration: Sendable {
     case .instance:
       if s.slab[fd].isConnecting {
         if !readiness.isDisjoint(with: [.output, .error, .hangup]) { connectEnded(fd) }
+        // An instance that ended at once told so in this very event.
+        if s.slab[fd].kind == .instance, s.slab[fd].isReadable, !s.slab[fd].isConnecting { advanceInstance(fd) }
         return
       }
       if couldNotWrite, s.slab[fd].isWritable, !flush(fd) { return }
@@ -274,7 +276,7 @@ struct WorkerConfiguration: Sendable {
     s.drainDeadline = deadline
     // What the kernel has accepted already would be reset by closing the listener, so it is taken first.
     for listener in s.listeners + s.tlsListeners {
-      accept(listener)
+      while accept(listener) {}
       s.poller.remove(listener)
       Socket.close(listener)
     }
