@@ -45,7 +45,9 @@ final class CommandDesk {
   var touched: Set<String> = []
   var owed = Owed()
 
-  private var connection: RedisConnection?
+  private var connection: RedisConnection? {
+    didSet { core.count { [isConnected = connection != nil] in $0.connected = isConnected } }
+  }
   private var backoff = Backoff()
   private var nextAttempt = 0
   private var hasBeaten = false

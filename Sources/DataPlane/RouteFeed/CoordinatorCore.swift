@@ -122,7 +122,9 @@ final class CoordinatorCore: Sendable {
 
   var counters: CoordinatorCounters {
     var counters = counted.withLock { $0 }
-    (counters.sessions, counters.connected) = view.withLock { ($0.sessions.count, $0.isTrusted) }
+    let isTrusted: Bool
+    (counters.sessions, isTrusted) = view.withLock { ($0.sessions.count, $0.isTrusted) }
+    counters.connected = counters.connected && isTrusted
     return counters
   }
 
