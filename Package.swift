@@ -84,7 +84,7 @@ let package = Package(
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
     control("Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
-    control("API", ["Domain", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
+    control("API", ["Domain", "Reconciler", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
     .executableTarget(
       name: "berth-control",
       dependencies: [
