@@ -102,7 +102,9 @@ struct RouteFeedOutageTests {
     try deployment.createSession("ended")
     for session in ["kept", "ended"] { _ = try replica.worker.granted(replica.ask(.attach(session: session))) }
     let own = try replica.worker.granted(replica.acquire())
-    try waitUntil("all are known") { replica.coordinator.counters.sessions == 3 }
+    try deployment.put("idle")
+    try deployment.createSession("unheld")
+    try waitUntil("all are known") { replica.coordinator.counters.sessions == 4 }
 
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
@@ -110,12 +112,13 @@ struct RouteFeedOutageTests {
     let forgotten = try deployment.run(Replicas(keys: deployment.keys).forget(id: "r1", now: deployment.now))
     #expect(Set(forgotten) == ["kept", "ended", own.id])
     try deployment.run(deployment.leases.end(session: "ended", reason: "operator", now: deployment.now))
+    try deployment.run(deployment.leases.end(session: "unheld", reason: "operator", now: deployment.now))
     try deployment.put("d")
     if trims { try deployment.redis.command("XTRIM", deployment.keys.changes, "MAXLEN", "1") }
     relay.mend()
 
-    try replica.routes("a", "b", "c", "d")
-    for session in ["ended", own.id] {
+    try replica.routes("a", "b", "c", "d", "idle")
+    for session in ["ended", own.id, "unheld"] {
       try waitUntil("\(session) is over") { replica.worker.reason(of: session) != nil }
     }
     #expect(replica.worker.reason(of: "ended") == "operator")
@@ -136,18 +139,41 @@ struct RouteFeedOutageTests {
     let replica = try Replica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b")
     let (stays, goes) = try (replica.worker.granted(replica.acquire()), replica.worker.granted(replica.acquire()))
+    try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 && replica.coordinator.counters.held == 2 }
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
     replica.release(goes.id)
     replica.release(stays.id)
-    // It comes back before anybody could be told.
-    try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 }
+    // It comes back before Redis could be told.
+    try waitUntil("both were let go of") { replica.coordinator.counters.held == 0 }
     _ = try replica.worker.granted(replica.ask(.attach(session: stays.id)))
     relay.mend()
     try waitUntil("the one is free") { try deployment.figures().leases == 1 }
     try waitUntil("it is trusted again") { replica.coordinator.counters.connected }
     #expect(try deployment.view(stays.id)?.holders == ["r1"])
     #expect(replica.worker.reason(of: stays.id) == nil)
+  }
+
+  @Test("a Redis that was emptied and filled again behind a replica's back is not mistaken for the old one")
+  func rebuilt() throws {
+    let deployment = try Deployment()
+    let relay = try Relay(deployment.redis)
+    defer { relay.close() }
+    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    try replica.routes("a")
+    let own = try replica.worker.granted(replica.acquire())
+    try waitUntil("it is known") { replica.coordinator.counters.sessions == 1 }
+    relay.cut()
+    try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
+    try deployment.redis.flush()
+    try deployment.lead()
+    try deployment.declare([World.pool()])
+    for id in ["a", "b"] { try deployment.put(id) }
+    relay.mend()
+    try replica.routes("a", "b")
+    try waitUntil("it is put back") { try deployment.view(own.id)?.holders == ["r1"] }
+    #expect(replica.worker.reason(of: own.id) == nil)
+    #expect(try replica.worker.granted(replica.acquire()).instance == "b")
   }
 
   @Test("a Redis that loses its data under open connections is noticed")
@@ -174,12 +200,18 @@ struct RouteFeedOutageTests {
     let deployment = try Deployment()
     let replica = try Replica("r1", url: deployment.redis.unixURL, options: Self.options)
     try replica.routes("a")
+    // So that the script is loaded, and the next command is one.
+    replica.release(try replica.worker.granted(replica.acquire()).id)
+    func count(_ type: String) throws -> Int {
+      try deployment.run(Events(keys: deployment.keys).recent(count: 100)).count { $0.type == type }
+    }
+    try waitUntil("the first session is over") { try count("session.ended") == 1 }
     deployment.redis.freeze()
     let ticket = replica.acquire()
     #expect(try replica.worker.refused(ticket) == .unavailable)
     deployment.redis.thaw()
-    // The command may have been executed after its client was refused.
-    try waitUntil("the slot is free") { try deployment.figures().freeSlots == ["a": 1] }
+    // The command is executed although its client was refused, and is undone.
+    try waitUntil("the slot is free again") { try count("session.created") == 2 && count("session.ended") == 2 }
     try waitUntil("it is trusted again") { replica.coordinator.counters.connected }
     let record = try replica.worker.granted(replica.acquire())
     #expect(try deployment.figures().leases == 1)

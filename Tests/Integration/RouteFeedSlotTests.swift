@@ -74,7 +74,8 @@ struct RouteFeedSlotTests {
   @Test("clients wait in the order in which they came, across replicas")
   func order() throws {
     let deployment = try Deployment()
-    let replicas = try [Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL)]
+    // They never ask again by themselves: it is the doorbell that brings the slot.
+    let replicas = try ["r1", "r2"].map { try Replica($0, url: deployment.redis.unixURL, retryMilliseconds: 3_600_000) }
     for replica in replicas { try replica.routes("a") }
     var holder = (replicas[0], try replicas[0].worker.granted(replicas[0].acquire()).id)
     var queue: [(replica: Replica, ticket: UInt64)] = []
@@ -276,6 +277,41 @@ struct RouteFeedSlotTests {
       let figures = try deployment.run(replicas.figures(id: "r1"))
       return figures["color"] == "blue" && figures["heldSessions"] == "1"
     }
+  }
+
+  @Test("who waits asks again without the doorbell, and so stays in the queue")
+  func retries() throws {
+    let deployment = try Deployment()
+    let replica = try Replica("r1", url: deployment.redis.unixURL, retryMilliseconds: 100)
+    try replica.routes("a")
+    let held = try replica.worker.granted(replica.acquire())
+    let waiting = replica.acquire()
+    try waitUntil("it waits") { try deployment.figures().waiting == 1 }
+    func believedUntil() throws -> Int {
+      let reply = try deployment.redis.command("ZRANGE", deployment.keys.waitingExpiry(pool: "chrome"), "0", "0", "WITHSCORES")
+      return try reply.pairs(of: "ZRANGE")[0].value.int(of: "ZRANGE")
+    }
+    let before = try believedUntil()
+    try waitUntil("it has shown that it lives") { try believedUntil() > before }
+    // A slot that becomes free without a sound.
+    try deployment.redis.command("DEL", deployment.keys.lease(session: held.id), deployment.keys.instanceSessions(instance: "a"))
+    try deployment.redis.command("ZADD", deployment.keys.slots(pool: "chrome"), "1", "a")
+    #expect(try replica.worker.granted(waiting).instance == "a")
+  }
+
+  @Test("a replica that was taken for dead holds its sessions again")
+  func forgotten() throws {
+    let deployment = try Deployment()
+    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    try replica.routes("a")
+    try deployment.createSession("rest-1")
+    _ = try replica.worker.granted(replica.ask(.attach(session: "rest-1")))
+    let replicas = Replicas(keys: deployment.keys)
+    try waitUntil("it beats") { try deployment.run(replicas.list()).map(\.id) == ["r1"] && replica.coordinator.counters.held == 1 }
+    let forgotten = try deployment.run(replicas.forget(id: "r1", now: deployment.now))
+    #expect(forgotten == ["rest-1"])
+    try waitUntil("it holds it again") { try deployment.view("rest-1")?.holders == ["r1"] }
+    #expect(replica.worker.reason(of: "rest-1") == nil)
   }
 
   @Test("a replica that stops refuses who waits and gives everything back at once")

@@ -60,14 +60,14 @@ final class Replica: Sendable {
   let worker = Worker()
   private let tickets = Atomic(0)
 
-  init(_ id: String, url: RedisURL, options: RedisOptions? = nil) throws {
+  init(_ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
     let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC), level: .debug)
     coordinator = try RedisCoordinator(
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-      figures: { ["color": "blue"] })
+      retryMilliseconds: retryMilliseconds, figures: { ["color": "blue"] })
     coordinator.start(inboxes: [worker])
   }
 
