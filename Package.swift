@@ -108,7 +108,7 @@ let package = Package(
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
     .testTarget(
       name: "IntegrationTests",
-      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],
+      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain", "ProxyMachine", "Observability"],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests", dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix"],

@@ -15,8 +15,8 @@ struct RouteFeedOutageTests {
 
   @Test("Redis is killed and comes back empty: nothing live is lost, and only new exclusive slots are refused meanwhile")
   func killed() throws {
-    let deployment = try Deployment(instances: ["a", "b", "c"])
-    let replica = try Replica("r1", url: deployment.redis.unixURL, options: Self.options)
+    let deployment = try FeedDeployment(instances: ["a", "b", "c"])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL, options: Self.options)
     try replica.routes("a", "b", "c")
     try deployment.createSession("rest-1")
     try deployment.createSession("rest-2")
@@ -75,10 +75,10 @@ struct RouteFeedOutageTests {
 
   @Test("a client waits through an outage, and is served when Redis and its slots are back")
   func patience() throws {
-    let deployment = try Deployment()
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment()
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a")
     try deployment.createSession("rest-1")
     let waiting = replica.acquire()
@@ -93,10 +93,10 @@ struct RouteFeedOutageTests {
 
   @Test("sessions that ended while a replica was cut off end there too; those it was forgotten for are held again", arguments: [false, true])
   func cutOff(trims: Bool) throws {
-    let deployment = try Deployment(instances: ["a", "b", "c"])
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment(instances: ["a", "b", "c"])
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b", "c")
     try deployment.createSession("kept")
     try deployment.createSession("ended")
@@ -133,10 +133,10 @@ struct RouteFeedOutageTests {
 
   @Test("sockets that go while Redis is away are told when it is back")
   func debts() throws {
-    let deployment = try Deployment(instances: ["a", "b"])
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment(instances: ["a", "b"])
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b")
     let (stays, goes) = try (replica.worker.granted(replica.acquire()), replica.worker.granted(replica.acquire()))
     try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 && replica.coordinator.counters.held == 2 }
@@ -156,10 +156,10 @@ struct RouteFeedOutageTests {
 
   @Test("a Redis that was emptied and filled again behind a replica's back is not mistaken for the old one")
   func rebuilt() throws {
-    let deployment = try Deployment()
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment()
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a")
     let own = try replica.worker.granted(replica.acquire())
     try waitUntil("it is known") { replica.coordinator.counters.sessions == 1 }
@@ -178,8 +178,8 @@ struct RouteFeedOutageTests {
 
   @Test("a Redis that loses its data under open connections is noticed")
   func flushed() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let own = try replica.worker.granted(replica.acquire())
     try waitUntil("it is known") { replica.coordinator.counters.sessions == 1 }
@@ -197,8 +197,8 @@ struct RouteFeedOutageTests {
 
   @Test("a Redis that hangs costs patience, not slots")
   func frozen() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL, options: Self.options)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL, options: Self.options)
     try replica.routes("a")
     // So that the script is loaded, and the next command is one.
     replica.release(try replica.worker.granted(replica.acquire()).id)
@@ -223,12 +223,12 @@ struct RouteFeedOutageTests {
   func late() throws {
     let redis = try RedisFixture()
     redis.kill()
-    let replica = try Replica("r1", url: redis.unixURL, options: Self.options)
+    let replica = try FeedReplica("r1", url: redis.unixURL, options: Self.options)
     #expect(try replica.worker.refused(replica.acquire()) == .unavailable)
     #expect(try replica.worker.refused(replica.ask(.look(session: "x"))) == .unavailable)
     #expect(replica.coordinator.table == nil)
     try redis.start()
-    let deployment = try Deployment(redis)
+    let deployment = try FeedDeployment(redis)
     try replica.routes("a")
     _ = try replica.worker.granted(replica.acquire())
     #expect(try deployment.figures().leases == 1)
@@ -236,9 +236,9 @@ struct RouteFeedOutageTests {
 
   @Test("records and changes that nobody can read are left out, and the rest goes on")
   func unreadable() throws {
-    let deployment = try Deployment()
+    let deployment = try FeedDeployment()
     try deployment.redis.command("HSET", deployment.keys.instances, "bad", "{\"id\":\"bad\"}")
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     try deployment.redis.command("XADD", deployment.keys.changes, "*", "type", "instance", "id", "b", "json", "{}")
     try deployment.redis.command("XADD", deployment.keys.changes, "*", "type", "nonsense")
