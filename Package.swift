@@ -72,7 +72,10 @@ let package = Package(
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
-      dependencies: ["Engine", "RouteFeed", "Routing", "JSON", "Observability", "Posix", "TLS", argumentParser],
+      dependencies: [
+        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "TLS",
+        argumentParser,
+      ],
       path: "Sources/DataPlane/Daemon", swiftSettings: strict),
 
     // Control plane: instances and sessions.
@@ -81,7 +84,7 @@ let package = Package(
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
     control("Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
-    control("API", ["Domain", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
+    control("API", ["Domain", "Reconciler", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
     .executableTarget(
       name: "berth-control",
       dependencies: [
@@ -89,9 +92,10 @@ let package = Package(
         serviceLifecycle,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
+    control("Launcher", ["CLinux", "JSON", "Posix", "Redis", "State", "TLS"]),
     .executableTarget(
-      name: "berth", dependencies: ["Settings", "Posix", "JSON", argumentParser],
-      path: "Sources/ControlPlane/CLI", swiftSettings: strict),
+      name: "berth", dependencies: ["Launcher", argumentParser], path: "Sources/ControlPlane/CLI",
+      swiftSettings: strict),
 
     // Tests
     .target(
@@ -99,18 +103,21 @@ let package = Package(
       swiftSettings: strict),
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
+    unitTests(of: "Observability", ["JSON", "Posix"]),
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
-      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "Runtimes", "Domain"],
+      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "ProxyMachine", "Observability", "Runtimes", "Domain"],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
-      name: "EndToEndTests", dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix"],
+      name: "EndToEndTests",
+      dependencies: ["CLinux", "TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
       path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
   ]
 )

@@ -226,7 +226,7 @@ private func spawn(_ words: [String]) throws -> (pid_t, Int32) {
   unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETPGROUP))
   var arguments: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
   unsafe arguments.append(nil)
-  defer { for unsafe argument in unsafe arguments { unsafe free(argument) } }
+  defer { for index in unsafe arguments.indices { unsafe free(arguments[index]) } }
   var pid: pid_t = 0
   let code = unsafe posix_spawn(&pid, words[0], &actions, &attributes, arguments, environ)
   guard code == 0 else {

@@ -2,6 +2,7 @@
 #include "clinux_poll.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -35,3 +36,4 @@ int64_t clinux_splice(int from, int to, uint64_t bytes, int more) {
   ssize_t n = splice(from, 0, to, 0, bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0));
   return n < 0 ? -errno : n;
 }
+void clinux_name_thread(const char *name) { (void)pthread_setname_np(pthread_self(), name); }

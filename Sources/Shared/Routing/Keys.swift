@@ -42,6 +42,8 @@ package struct Keys: Sendable, Equatable {
   package func replicaSessions(_ id: String) -> String { "\(prefix)replica:\(id):sessions" }
   package var leader: String { prefix + "leader" }
   package var leaderToken: String { prefix + "leader:token" }
+  /// What operators asked of instances through any control plane, until the leader has done it.
+  package var orders: String { prefix + "orders" }
 
   // What happened, and the doorbell.
   package var events: String { prefix + "events" }

@@ -13,7 +13,7 @@ package enum DevelopmentCertificate {
     certificateFile: String, keyFile: String, names: [String] = ["localhost", "127.0.0.1", "::1"]
   ) throws(TLSError) {
     guard let first = names.first else { throw TLSError(.file, "a certificate needs a name") }
-    for name in names where !name.utf8.allSatisfy(isPlain) {
+    for name in names where name.isEmpty || !name.utf8.allSatisfy(isPlain) {
       throw TLSError(.file, "\"\(name)\" cannot be the name in a certificate")
     }
     guard let key = unsafe copenssl_new_p256_key(), let certificate = unsafe X509_new() else { throw failed() }
@@ -68,7 +68,7 @@ package enum DevelopmentCertificate {
   }
 
   private static func addText(to subject: OpaquePointer, field: String, _ text: String) -> Bool {
-    unsafe X509_NAME_add_entry_by_txt(subject, field, 0x1000, Array(text.utf8), -1, -1, 0) == 1
+    unsafe X509_NAME_add_entry_by_txt(subject, field, MBSTRING_UTF8, Array(text.utf8), Int32(text.utf8.count), -1, 0) == 1
   }
 
   private static func pem(_ write: (OpaquePointer) -> Int32) throws(TLSError) -> [UInt8] {

@@ -90,8 +90,9 @@ package enum TLSWriteResult {
 @safe package struct TLSServerConnection {
   private let ssl: OpaquePointer
 
-  /// Room that the output must have for `read` and `shutdown`, which send small records of their own (an alert, the answer
-  /// to a key update). `write` keeps this much free beside each record, so a fresh output must be larger than this.
+  /// Room that the output must have for `read` and `shutdown`, which send small records of their own (an alert). `write`
+  /// keeps this much free beside each record, for the record's own overhead and the answer to a key update before it, so
+  /// an output must be larger than this.
   package static let reserve = 128
   /// The most plaintext in one record (RFC 8446, 5.1).
   package static let maximumRecord = 16_384

@@ -44,7 +44,7 @@ import COpenSSL
     switch (library(of: code), reason(of: code)) {
     case (COPENSSL_LIBRARY_PEM, COPENSSL_NO_START_LINE), (COPENSSL_LIBRARY_DECODER, COPENSSL_UNSUPPORTED):
       "there is no PEM \(wanted) in it"
-    case (COPENSSL_LIBRARY_PEM, COPENSSL_BAD_PASSWORD_READ):
+    case (COPENSSL_LIBRARY_PEM, COPENSSL_BAD_PASSWORD_READ), (_, COPENSSL_INTERRUPTED):
       "it is encrypted, a key without a pass phrase is needed"
     default: describe(code)
     }

@@ -71,6 +71,7 @@ enum {
   COPENSSL_KEY_TYPE_MISMATCH = X509_R_KEY_TYPE_MISMATCH,
   COPENSSL_NO_START_LINE = PEM_R_NO_START_LINE,
   COPENSSL_BAD_PASSWORD_READ = PEM_R_BAD_PASSWORD_READ,
+  COPENSSL_INTERRUPTED = ERR_R_INTERRUPTED_OR_CANCELLED,  // what decoders say when they are given no pass phrase
   // Alerts that the peer sent have their number plus this as the reason.
   COPENSSL_ALERT_OFFSET = SSL_AD_REASON_OFFSET,
 };

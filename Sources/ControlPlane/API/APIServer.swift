@@ -1,0 +1,105 @@
+// The HTTP side of REST, on Hummingbird: reads a request, lets the handlers answer it, and writes JSON. Started by the
+// daemon as one of its services.
+package import Hummingbird
+import JSON
+import Logging
+
+package struct APIResponder: HTTPResponder {
+  package typealias Context = BasicRequestContext
+
+  /// Longer bodies are refused with 413.
+  package static let maximumBodyBytes = 65_536
+
+  private let handlers: Handlers
+
+  package init(_ handlers: Handlers) { self.handlers = handlers }
+
+  package func respond(to request: Request, context: BasicRequestContext) async throws -> Response {
+    let answer: Answer
+    do throws(Refusal) {
+      answer = try await self.answer(request)
+    } catch {
+      if error.status >= 500 {
+        handlers.logger.warning(
+          "request failed",
+          metadata: ["method": "\(request.method)", "path": "\(request.uri.path)", "status": "\(error.status)", "error": "\(error.message)"])
+      } else {
+        handlers.logger.info(
+          "request refused",
+          metadata: ["method": "\(request.method)", "status": "\(error.status)", "error": "\(error.message)"])
+      }
+      answer = error.answer
+    }
+    return response(answer, to: request)
+  }
+
+  private func answer(_ request: Request) async throws(Refusal) -> Answer {
+    switch APIRoute.match(method: request.method.rawValue, path: request.uri.path) {
+    case .notFound:
+      throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
+    case .methodNotAllowed(let methods):
+      var refusal = Refusal(
+        405, "\(request.method.rawValue) is not for \(request.uri.path); use \(methods.joined(separator: " or "))")
+      refusal.headers["allow"] = methods.joined(separator: ", ")
+      throw refusal
+    case .route(.createSession): return try await create(request)
+    case .route(let route):
+      var query: [String: String] = [:]
+      for (name, value) in request.uri.queryParameters { query[String(name)] = String(value) }
+      return try await handlers.answer(route, query: query)
+    }
+  }
+
+  private func create(_ request: Request) async throws(Refusal) -> Answer {
+    let body = try await body(of: request)
+    let creation = try handlers.prepare(try SessionRequest(body: body))
+    do throws(Refusal) {
+      if let answer = try await handlers.tryCreate(creation) { return answer }
+    } catch {
+      await handlers.cancel(creation)
+      throw error
+    }
+    do {
+      // A client that hangs up while it waits must not get a browser that nobody uses.
+      return try await request.body.consumeWithCancellationOnInboundClose { _ in try await handlers.waitForSlot(creation) }
+    } catch let refusal as Refusal {
+      throw refusal
+    } catch {
+      await handlers.cancel(creation)
+      throw Refusal(499, "the client has gone")
+    }
+  }
+
+  private func body(of request: Request) async throws(Refusal) -> [UInt8] {
+    let bytes: [UInt8]
+    do {
+      let buffer = try await request.body.collect(upTo: Self.maximumBodyBytes)
+      bytes = Array(buffer.readableBytesView)
+    } catch {
+      throw Refusal(413, "the body is longer than \(Self.maximumBodyBytes) bytes")
+    }
+    if !bytes.isEmpty, let type = request.headers[.contentType] {
+      let media = type.split(separator: ";").first.map { $0.lowercased().filter { $0 != " " } } ?? ""
+      guard media == "application/json" else {
+        throw Refusal(415, "the body must be application/json, not \(type)")
+      }
+    }
+    return bytes
+  }
+
+  private func response(_ answer: Answer, to request: Request) -> Response {
+    var headers = HTTPFields()
+    headers[.contentType] = "application/json; charset=utf-8"
+    // Answers are of the moment, and some hold a session's secret.
+    headers[.cacheControl] = "no-store"
+    if let value = answer.headers["retry-after"] { headers[.retryAfter] = value }
+    if let value = answer.headers["allow"] { headers[.allow] = value }
+    let bytes = answer.json.bytes + [UInt8(ascii: "\n")]
+    let status = HTTPResponse.Status(code: answer.status)
+    if request.method == .head {
+      headers[.contentLength] = String(bytes.count)
+      return Response(status: status, headers: headers)
+    }
+    return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+  }
+}

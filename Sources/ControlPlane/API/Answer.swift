@@ -1,0 +1,102 @@
+// What goes back to a client: JSON with a status, and for errors a sentence that says what to do.
+import Domain
+package import JSON
+import Redis
+
+/// An answer of the REST API, before it becomes HTTP.
+package struct Answer: Sendable, Equatable {
+  package var status: Int
+  package var json: JSON
+  /// Names in lower case.
+  package var headers: [String: String] = [:]
+
+  package init(_ status: Int, _ json: JSON, headers: [String: String] = [:]) {
+    self.status = status
+    self.json = json
+    self.headers = headers
+  }
+  package init(_ json: JSON) { self.init(200, json) }
+}
+
+/// Why a request is not answered as asked.
+package struct Refusal: Error, Sendable, Equatable {
+  package let status: Int
+  package let message: String
+  package var headers: [String: String] = [:]
+
+  package init(_ status: Int, _ message: String, retryAfterSeconds: Int? = nil) {
+    self.status = status
+    self.message = message
+    if let retryAfterSeconds { headers["retry-after"] = String(retryAfterSeconds) }
+  }
+
+  package var answer: Answer { Answer(status, ["error": .string(message)], headers: headers) }
+
+  /// Redis could not be asked.
+  init(_ error: RedisError) {
+    if error.isUnavailable || error == .shutdown {
+      self.init(503, "Redis cannot be reached; try again in a moment (\(error))", retryAfterSeconds: 2)
+    } else {
+      self.init(500, "Redis gave an unexpected answer: \(error)")
+    }
+  }
+
+  static func noSession(_ id: String) -> Refusal {
+    Refusal(404, "there is no session \(id): it never was, or it has ended; POST /api/session/create makes a new one")
+  }
+
+  static func noInstance(_ id: String) -> Refusal {
+    Refusal(404, "there is no instance \(id); GET /api/instances lists them")
+  }
+}
+
+/// The body of POST /api/session/create.
+package struct SessionRequest: Sendable, Equatable {
+  package var pool: String?
+  /// Milliseconds; nil = the pool's.
+  package var timeout: Int?
+  package var idleTimeout: Int?
+  package var metadata: [String: String] = [:]
+
+  /// Metadata is kept in Redis and shown in lists, so it is kept small.
+  package static let maximumMetadataFields = 50
+  package static let maximumMetadataBytes = 8_192
+
+  package init(body: [UInt8]) throws(Refusal) {
+    guard body.contains(where: { $0 > 0x20 }) else { return }
+    let json: JSON
+    do { json = try JSON(parsing: body) } catch { throw Refusal(400, "the body is not JSON: \(error)") }
+    guard let fields = json.object?.fields else { throw Refusal(400, "the body must be a JSON object") }
+    for field in fields where field.value != .null {
+      switch field.name {
+      case "pool":
+        guard let name = field.value.string else { throw Refusal(400, "\"pool\" must be a string") }
+        pool = name
+      case "timeout": timeout = try Self.milliseconds(field.name, field.value)
+      case "idleTimeout": idleTimeout = try Self.milliseconds(field.name, field.value)
+      case "metadata":
+        guard let entries = field.value.object?.fields else {
+          throw Refusal(400, "\"metadata\" must be an object of strings")
+        }
+        var bytes = 0
+        for entry in entries {
+          guard let text = entry.value.string else { throw Refusal(400, "\"metadata.\(entry.name)\" must be a string") }
+          metadata[entry.name] = text
+          bytes += entry.name.utf8.count + text.utf8.count
+        }
+        guard entries.count <= Self.maximumMetadataFields, bytes <= Self.maximumMetadataBytes else {
+          throw Refusal(
+            400,
+            "\"metadata\" may have \(Self.maximumMetadataFields) fields of \(Self.maximumMetadataBytes) bytes together")
+        }
+      default:
+        throw Refusal(400, "unknown field \"\(field.name)\"; known are pool, timeout, idleTimeout, metadata")
+      }
+    }
+  }
+
+  private static func milliseconds(_ name: String, _ value: JSON) throws(Refusal) -> Int {
+    guard let number = value.int else { throw Refusal(400, "\"\(name)\" must be a whole number of milliseconds") }
+    return number
+  }
+}

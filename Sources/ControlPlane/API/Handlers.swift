@@ -1,0 +1,187 @@
+// What each route does. Every control plane answers all of them, leader or not: it only talks to Redis, and what changes
+// instances is an order there for the leader. Handlers+Sessions.swift has those of sessions.
+package import Domain
+import JSON
+package import Logging
+import Reconciler
+package import Redis
+package import Routing
+import State
+package import Supervisor
+
+/// What the REST API needs to know.
+package struct APIConfiguration: Sendable {
+  package var pools: [PoolSpec]
+  /// Beginning of the URLs that are handed out, without final slash.
+  package var publicURL: String
+  package var maxSessions: Int
+  /// Host whose ports the figures are about.
+  package var host: String
+  /// Names this control plane.
+  package var id: String
+  package var processID: Int
+
+  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, host: String, id: String, processID: Int) {
+    self.pools = pools
+    self.publicURL = publicURL
+    self.maxSessions = maxSessions
+    self.host = host
+    self.id = id
+    self.processID = processID
+  }
+
+  /// The pool of a session that names none.
+  var defaultPool: PoolSpec? { pools.first { $0.kind == .cdp && $0.slots > 0 } ?? pools.first { $0.slots > 0 } }
+}
+
+package struct Handlers: Sendable {
+  let configuration: APIConfiguration
+  let redis: RedisClient
+  let keys: Keys
+  let bell: WakeBell
+  let logger: Logger
+  let leases: Leases
+  let clock: @Sendable () -> Int
+
+  /// `clock`: Unix milliseconds.
+  package init(
+    configuration: APIConfiguration, redis: RedisClient, keys: Keys, bell: WakeBell, logger: Logger,
+    clock: @escaping @Sendable () -> Int
+  ) {
+    self.configuration = configuration
+    self.redis = redis
+    self.keys = keys
+    self.bell = bell
+    self.logger = logger
+    self.clock = clock
+    leases = Leases(keys: keys)
+  }
+
+  /// Answers a request whose body, if it may have one, is read. `createSession` is not among them: it waits.
+  func answer(_ route: APIRoute, query: [String: String]) async throws(Refusal) -> Answer {
+    switch route {
+    case .health: try await health()
+    case .createSession: preconditionFailure("the responder creates sessions")
+    case .sessions: try await sessions(query)
+    case .sessionStats: try await sessionStats()
+    case .session(let id): try await session(id)
+    case .endSession(let id): try await endSession(id)
+    case .keepAlive(let id): try await keepAlive(id)
+    case .pools: try await pools()
+    case .instances: try await instances()
+    case .instance(let id): try await instance(id)
+    case .stopInstance(let id): try await order(.stop, id, query)
+    case .restartInstance(let id): try await order(.restart, id, query)
+    }
+  }
+
+  func run<R: Sendable>(_ command: Command<R>) async throws(Refusal) -> R {
+    do throws(RedisError) { return try await redis.run(command) } catch { throw Refusal(error) }
+  }
+
+  // MARK: Health
+
+  private func health() async throws(Refusal) -> Answer {
+    let active = try await run(leases.count())
+    let leader = try await run(Leadership(keys: keys).current())
+    return Answer([
+      "status": "ok", "timestamp": .string(Timestamp.text(milliseconds: clock())), "activeSessions": .int(active),
+      "backendInstance": .string(configuration.id), "processId": .int(configuration.processID),
+      "leader": leader.map { .string($0.id) } ?? .null,
+    ])
+  }
+
+  // MARK: Pools and instances
+
+  private func pools() async throws(Refusal) -> Answer {
+    let snapshot = try await run(Registry(keys: keys).snapshot())
+    var list: [JSON] = []
+    for pool in snapshot.pools.sorted(by: { $0.name < $1.name }) {
+      let figures = try await run(leases.figures(pool: pool.name, now: clock()))
+      var states = JSONObject()
+      for state in InstanceState.allCases {
+        states[state.rawValue] = .int(snapshot.instances.count { $0.pool == pool.name && $0.state == state })
+      }
+      var object: JSONObject = ["name": .string(pool.name), "kind": .string(pool.kind.rawValue), "slots": .int(pool.slots)]
+      // Another control plane may have declared a pool that this one does not know.
+      if let spec = configuration.pools.first(where: { $0.name == pool.name }) {
+        object["min"] = .int(spec.min)
+        object["max"] = .int(spec.max)
+        object["spare"] = .int(spec.spare)
+      }
+      object["ready"] = states["ready"]
+      object["instances"] = .object(states)
+      object["freeSlots"] = .int(figures.freeSlots.values.reduce(0, +))
+      object["sessions"] = .int(figures.leases)
+      object["waiting"] = .int(figures.waiting)
+      list.append(.object(object))
+    }
+    return Answer(["pools": .array(list)])
+  }
+
+  private func instances() async throws(Refusal) -> Answer {
+    var list: [JSON] = []
+    for record in try await run(Registry(keys: keys).instances()).sorted(by: { $0.id < $1.id }) {
+      list.append(try await describe(record))
+    }
+    return Answer(["instances": .array(list)])
+  }
+
+  private func instance(_ id: String) async throws(Refusal) -> Answer {
+    guard let record = try await run(Registry(keys: keys).instances()).first(where: { $0.id == id }) else {
+      throw .noInstance(id)
+    }
+    return Answer(try await describe(record))
+  }
+
+  /// The record, and what its processes use by the last measurement.
+  private func describe(_ record: InstanceRecord) async throws(Refusal) -> JSON {
+    guard var object = record.json.object else { return record.json }
+    let counters = try await run(Orders(keys: keys).counters(of: record.id))
+    object["sessions"] = .int(try await run(Orders(keys: keys).sessions(of: record.id)))
+    object["uses"] = .int(counters["sessions"] ?? 0)
+    for name in ["cpuMilliseconds", "memoryBytes", "processes"] { object[name] = counters[name].map { .int($0) } ?? .null }
+    return .object(object)
+  }
+
+  private func order(_ kind: InstanceOrder.Kind, _ id: String, _ query: [String: String]) async throws(Refusal) -> Answer {
+    let force: Bool
+    switch query["force"] {
+    case nil, "false", "0": force = false
+    case "true", "1", "": force = true
+    case let other?: throw Refusal(400, "\"force\" must be true or false, not \"\(other)\"")
+    }
+    guard let record = try await run(Registry(keys: keys).instances()).first(where: { $0.id == id }),
+      try await run(Orders(keys: keys).give(InstanceOrder(kind, force: force), to: id, pool: record.pool))
+    else { throw .noInstance(id) }
+    logger.notice("order given", metadata: ["instance": "\(id)", "order": "\(kind.rawValue)", "force": "\(force)"])
+    let what = kind == .restart ? "restarts" : "stops"
+    return Answer(
+      202, ["message": .string(force ? "instance \(id) \(what) now" : "instance \(id) \(what) when its sessions are over")])
+  }
+}
+
+/// ISO 8601 in UTC, as the seed's health answer has it.
+enum Timestamp {
+  /// `2026-01-31T12:00:00.000Z`.
+  static func text(milliseconds: Int) -> String {
+    let days = Int((Double(milliseconds) / 86_400_000).rounded(.down))
+    let inDay = milliseconds - days * 86_400_000
+    // Days to date as in Howard Hinnant's "chrono-compatible low-level date algorithms": the year begins in March, so
+    // that the leap day is its last.
+    let shifted = days + 719_468
+    let era = (shifted >= 0 ? shifted : shifted - 146_096) / 146_097
+    let dayOfEra = shifted - era * 146_097
+    let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+    let month = (5 * dayOfYear + 2) / 153
+    let day = dayOfYear - (153 * month + 2) / 5 + 1
+    let calendarMonth = month < 10 ? month + 3 : month - 9
+    let year = yearOfEra + era * 400 + (calendarMonth <= 2 ? 1 : 0)
+    func padded(_ number: Int, _ width: Int) -> String {
+      String(repeating: "0", count: Swift.max(0, width - String(number).count)) + String(number)
+    }
+    return "\(padded(year, 4))-\(padded(calendarMonth, 2))-\(padded(day, 2))T\(padded(inDay / 3_600_000, 2)):"
+      + "\(padded(inDay / 60_000 % 60, 2)):\(padded(inDay / 1_000 % 60, 2)).\(padded(inDay % 1_000, 3))Z"
+  }
+}

@@ -1,0 +1,108 @@
+// What the reconciler is told about a pool and what it can command. The supervisor fills the one and carries out the
+// other; neither holds anything that could not be written down in a test.
+package import Domain
+package import Routing
+
+/// One instance as the supervisor sees it at this moment.
+package struct ObservedInstance: Sendable, Equatable {
+  package var id: String
+  package var state: InstanceState
+  package var generation: Int
+  /// When it was started, Unix milliseconds.
+  package var startedAt: Int
+  /// Slots that clients hold.
+  package var leases: Int
+  /// Free slots when it is a member of the pool's slots, nil when it is not: then no client can get it.
+  package var freeSlots: Int?
+  /// Why its process has ended; nil while it runs.
+  package var exited: String?
+  /// Failed health checks in a row.
+  package var failures: Int
+  /// What an operator asked for.
+  package var order: InstanceOrder?
+  /// Whether the supervisor is already busy with a command for it; such an instance is left alone.
+  package var busy: Bool
+
+  package init(
+    id: String, state: InstanceState, generation: Int = 1, startedAt: Int = 0, leases: Int = 0, freeSlots: Int? = nil,
+    exited: String? = nil, failures: Int = 0, order: InstanceOrder? = nil, busy: Bool = false
+  ) {
+    self.id = id
+    self.state = state
+    self.generation = generation
+    self.startedAt = startedAt
+    self.leases = leases
+    self.freeSlots = freeSlots
+    self.exited = exited
+    self.failures = failures
+    self.order = order
+    self.busy = busy
+  }
+}
+
+/// What an operator asked of one instance.
+package struct InstanceOrder: Sendable, Equatable {
+  package enum Kind: String, Sendable, CaseIterable { case stop, restart }
+  package var kind: Kind
+  /// Whether clients that hold a slot of it are cut off.
+  package var force: Bool
+
+  package init(_ kind: Kind, force: Bool = false) {
+    self.kind = kind
+    self.force = force
+  }
+}
+
+/// An instance that ended because an operator asked for a restart: it comes back under its name.
+package struct Restart: Sendable, Equatable {
+  package var id: String
+  package var generation: Int
+
+  package init(id: String, generation: Int) {
+    self.id = id
+    self.generation = generation
+  }
+}
+
+/// One pool at this moment.
+package struct PoolObservation: Sendable, Equatable {
+  package var instances: [ObservedInstance]
+  /// Clients in the queue.
+  package var waiting: Int
+  package var history: RestartHistory
+  package var restarts: [Restart]
+  /// Since when there have been more idle instances than wanted, Unix milliseconds; the reconciler keeps it.
+  package var surplusSince: Int?
+
+  package init(
+    instances: [ObservedInstance] = [], waiting: Int = 0, history: RestartHistory = RestartHistory(),
+    restarts: [Restart] = [], surplusSince: Int? = nil
+  ) {
+    self.instances = instances
+    self.waiting = waiting
+    self.history = history
+    self.restarts = restarts
+    self.surplusSince = surplusSince
+  }
+}
+
+/// One thing to do. Reasons go to events and log lines.
+package enum Action: Sendable, Equatable {
+  /// Start an instance; nil = a new one, else one that an operator restarted.
+  case launch(Restart?)
+  /// No more clients for it.
+  case drain(id: String, reason: String)
+  /// End its process.
+  case stop(id: String, reason: String)
+  /// Its process is gone: forget it, end its sessions, give back its port and directory.
+  case remove(id: String, reason: String)
+}
+
+/// What is to be done about a pool now.
+package struct Decision: Sendable, Equatable {
+  package var actions: [Action]
+  /// To be handed in again as ``PoolObservation/surplusSince``.
+  package var surplusSince: Int?
+  /// When to look again although nothing happened, Unix milliseconds.
+  package var lookAgainAt: Int?
+}

@@ -1,0 +1,263 @@
+// Instances as processes of this host: each one leads a session of its own, lives in a directory of its own below
+// <state>/instances/<id> (profile, tmp, log, instance.json), and bears BERTH_INSTANCE and BERTH_STATE in its environment,
+// so that it can be found again by whoever follows a control plane that died. ProcessRuntime+Stop.swift ends them.
+package import Domain
+import JSON
+package import Routing
+
+package final class ProcessRuntime: Runtime {
+  /// The state directory, absolute: part of what marks a process as ours.
+  package let state: String
+  private let searchPath: String
+  /// Variables of this process that instances get too; no other one does, so that secrets stay here.
+  private let passedOn: [String: String]
+  let pool: BlockingPool
+  let exits = ExitWatch()
+
+  /// How often a starting instance is looked at.
+  private static let readinessPollMilliseconds = 10
+  /// A log beyond this is emptied at the next health check: it is for telling why a launch failed.
+  private static let maximumLogBytes = 8 << 20
+
+  static let instanceVariable = "BERTH_INSTANCE"
+  static let stateVariable = "BERTH_STATE"
+
+  /// Makes the state directory if need be.
+  package init(
+    stateDirectory: String, environment: [String: String], pool: BlockingPool = .shared
+  ) throws(KernelError) {
+    try Kernel.makeDirectory(stateDirectory + "/instances")
+    state = Kernel.absolutePath(stateDirectory) ?? stateDirectory
+    searchPath = environment["PATH"] ?? "/usr/local/bin:/usr/bin:/bin"
+    var passedOn = environment.filter { ["LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH"].contains($0.key) }
+    passedOn["PATH"] = searchPath
+    self.passedOn = passedOn
+    self.pool = pool
+  }
+
+  func directory(of id: String) -> String { "\(state)/instances/\(id)" }
+
+  private func process(of spec: PoolSpec) -> ProcessSpec {
+    switch spec.runtime {
+    case .process(let process): process
+    }
+  }
+
+  /// The program of a pool, or a sentence that says what is missing and what to do.
+  package func program(of spec: PoolSpec) -> Result<String, LaunchFailure> {
+    let process = process(of: spec)
+    if let command = process.command {
+      if let file = Chrome.locate(command, path: searchPath) { return .success(file) }
+      return .failure(
+        LaunchFailure(.other, "pool \(spec.name): there is no program \"\(command)\"; install it or set its command"))
+    }
+    if let file = Chrome.find(path: searchPath) { return .success(file) }
+    return .failure(
+      LaunchFailure(
+        .other,
+        "pool \(spec.name): no Chrome is installed; install chromium-headless-shell or chromium, or set the pool's command"
+      ))
+  }
+
+  package func launch(_ plan: LaunchPlan) async throws(LaunchFailure) -> ProcessIdentity {
+    let file = try program(of: plan.spec).get()
+    let directory = directory(of: plan.id)
+    let (arguments, environment) = words(for: plan, file: file, directory: directory)
+    let identity: ProcessIdentity
+    do {
+      identity = try await pool.run { () throws(KernelError) -> ProcessIdentity in
+        // What an instance of this name left behind is not for this one.
+        try Kernel.removeTree(directory)
+        try Kernel.makeDirectory(directory + "/profile")
+        try Kernel.makeDirectory(directory + "/tmp")
+        let log = try Kernel.openLog(directory + "/log")
+        defer { Kernel.close(log) }
+        let pid = try Kernel.spawn(
+          file, arguments: arguments, environment: environment, directory: directory, output: log)
+        // Nobody but ExitWatch reaps, so the entry is there even if the process has ended already.
+        guard let entry = ProcessTable.entry(of: pid) else { throw KernelError(call: "read /proc/\(pid)/stat", code: 3) }
+        return ProcessIdentity(pid: pid, start: entry.start)
+      }
+    } catch {
+      throw LaunchFailure(.other, "\(error)")
+    }
+    exits.begin(identity)
+    return identity
+  }
+
+  private func words(for plan: LaunchPlan, file: String, directory: String) -> ([String], [String]) {
+    let process = process(of: plan.spec)
+    func expand(_ text: String) -> String {
+      ProcessSpec.expand(text, port: plan.port, directory: directory, id: plan.id)
+    }
+    var arguments: [String] = []
+    if plan.spec.kind == .cdp {
+      arguments = Chrome.arguments(file: file, port: plan.port, directory: directory, isRoot: Kernel.isRoot)
+    }
+    arguments += process.arguments.map(expand)
+    var variables = passedOn
+    variables["HOME"] = directory
+    variables["TMPDIR"] = directory + "/tmp"
+    for (name, value) in process.environment { variables[name] = expand(value) }
+    variables[Self.instanceVariable] = plan.id
+    variables[Self.stateVariable] = state
+    return (arguments, variables.map { "\($0.key)=\($0.value)" }.sorted())
+  }
+
+  package func awaitReady(
+    _ record: InstanceRecord, spec: PoolSpec, milliseconds: Int
+  ) async throws(LaunchFailure) -> String? {
+    let deadline = Deadline(milliseconds: milliseconds)
+    var reason = "it did not answer"
+    while true {
+      let step = await pool.run { self.look(at: record, spec: spec, deadline: deadline) }
+      switch step {
+      case .ready(let browser): return browser
+      case .failed(let failure): throw failure
+      case .waiting(let why): if let why { reason = why }
+      }
+      if deadline.hasPassed {
+        throw LaunchFailure(.other, "it was not ready within \(milliseconds) ms: \(reason)\(logTail(of: record.id))")
+      }
+      do {
+        try await Task.sleep(for: .milliseconds(Self.readinessPollMilliseconds))
+      } catch {
+        throw LaunchFailure(.other, "the launch was given up")
+      }
+    }
+  }
+
+  private enum Step: Sendable {
+    case ready(String?)
+    case waiting(String?)
+    case failed(LaunchFailure)
+  }
+
+  private func look(at record: InstanceRecord, spec: PoolSpec, deadline: Deadline) -> Step {
+    guard isAlive(record) else {
+      return .failed(LaunchFailure(.other, "its process ended before it was ready\(logTail(of: record.id))"))
+    }
+    let probe = Deadline(milliseconds: min(deadline.millisecondsLeft, spec.health.timeoutMilliseconds))
+    do {
+      guard spec.kind == .cdp else {
+        try HTTPProbe.verifyServer(host: record.host, port: record.port, path: spec.health.path, deadline: probe)
+        // An answer that came while the process was dying was somebody else's.
+        return isAlive(record) ? .ready(nil) : .waiting(nil)
+      }
+      switch Chrome.announcement(in: Kernel.read(directory(of: record.id) + "/log") ?? []) {
+      case .none: return .waiting("it has not said that it listens")
+      case .portTaken: return .failed(LaunchFailure(.portTaken, "something else listens at port \(record.port)"))
+      case .listening(let port, let browser):
+        guard port == record.port else {
+          return .failed(LaunchFailure(.portTaken, "it listens at port \(port) instead of \(record.port)"))
+        }
+        try HTTPProbe.verifyChrome(host: record.host, port: port, browser: browser, deadline: probe)
+        return .ready(browser)
+      }
+    } catch {
+      return .waiting(error.description)
+    }
+  }
+
+  /// The end of an instance's log in one line, for errors.
+  private func logTail(of id: String) -> String {
+    guard let log = Kernel.read(directory(of: id) + "/log") else { return "" }
+    let lines = String(decoding: log, as: UTF8.self).split(whereSeparator: \.isNewline).suffix(3)
+    return lines.isEmpty ? "" : "; its log ends: " + lines.joined(separator: " | ")
+  }
+
+  package func remember(_ record: InstanceRecord) async {
+    let path = directory(of: record.id) + "/instance.json"
+    // Without it an instance is still found through Redis; only the loss of both would need it.
+    await pool.run { _ = try? Kernel.write(record.json.bytes, to: path) }
+  }
+
+  package func exit(of record: InstanceRecord) async -> InstanceExit {
+    guard let identity = record.identity else { return InstanceExit() }
+    return await exits.exit(of: identity)
+  }
+
+  func isAlive(_ record: InstanceRecord) -> Bool { record.identity.map(ProcessTable.isAlive) ?? false }
+
+  package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
+    await pool.run { () -> ProbeError? in
+      Kernel.empty(self.directory(of: record.id) + "/log", above: Self.maximumLogBytes)
+      guard self.isAlive(record) else { return ProbeError("its process has ended") }
+      let deadline = Deadline(milliseconds: spec.health.timeoutMilliseconds)
+      do throws(ProbeError) {
+        if spec.kind == .cdp, let browser = record.browser {
+          try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
+        } else {
+          try HTTPProbe.verifyServer(
+            host: record.host, port: record.port, path: spec.health.path, deadline: deadline)
+        }
+        return nil
+      } catch {
+        return error
+      }
+    }
+  }
+
+  package func answers(_ record: InstanceRecord, path: String) async -> Bool {
+    await pool.run {
+      let deadline = Deadline(milliseconds: 2_000)
+      do throws(ProbeError) {
+        if let browser = record.browser {
+          try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
+        } else {
+          try HTTPProbe.verifyServer(host: record.host, port: record.port, path: path, deadline: deadline)
+        }
+        return true
+      } catch {
+        return false
+      }
+    }
+  }
+
+  package func survey() async -> Survey {
+    await pool.run {
+      let directories = Kernel.list(self.state + "/instances") ?? []
+      var records: [InstanceRecord] = []
+      for id in directories {
+        guard let bytes = Kernel.read(self.directory(of: id) + "/instance.json"),
+          let json = try? JSON(parsing: bytes), let record = try? InstanceRecord(id: id, json: json)
+        else { continue }
+        records.append(record)
+      }
+      let running = Set(self.marked(in: ProcessTable.read()).keys)
+      return Survey(running: running, directories: Set(directories), records: records)
+    }
+  }
+
+  /// The living processes that bear our mark, by instance id.
+  func marked(in table: ProcessTable) -> [String: [ProcessEntry]] {
+    var found: [String: [ProcessEntry]] = [:]
+    for entry in table.entries.values where !entry.hasEnded {
+      let variables = ProcessTable.environment(of: entry.pid)
+      guard variables[Self.stateVariable] == state, let id = variables[Self.instanceVariable] else { continue }
+      found[id, default: []].append(entry)
+    }
+    return found
+  }
+
+  package func figures(of records: [InstanceRecord]) async -> [String: ProcessFigures] {
+    await pool.run {
+      let table = ProcessTable.read()
+      var figures: [String: ProcessFigures] = [:]
+      for record in records {
+        guard let identity = record.identity else { continue }
+        let members = table.members(ofSessionLedBy: identity)
+        if !members.isEmpty { figures[record.id] = ProcessFigures.measure(members) }
+      }
+      return figures
+    }
+  }
+}
+
+extension InstanceRecord {
+  /// The process that leads the instance's session; nil before it was started.
+  package var identity: ProcessIdentity? {
+    guard let pid, let pidStart else { return nil }
+    return ProcessIdentity(pid: pid, start: pidStart)
+  }
+}

@@ -1,0 +1,112 @@
+// Pools and routes of the configuration file. Without any there is one pool of Chromes that serves every path.
+import Domain
+import Routing
+
+extension ControlSettings {
+  /// The pool that is there when the configuration declares none.
+  private static let defaultPool = "chrome"
+
+  mutating func readPools(_ top: inout FileSection?) throws(SettingsError) {
+    if var declared = try top?.section("pools") {
+      for name in declared.names {
+        guard PoolSpec.isName(name) else {
+          throw SettingsError(
+            "\(declared.place(of: name)): a pool's name must be 1 to 40 lower-case letters, digits, - or _")
+        }
+        var section = try declared.section(name)
+        pools.append(try pool(name, &section))
+      }
+      guard !pools.isEmpty else { throw SettingsError("\(declared.place): at least one pool must be declared") }
+    } else {
+      var none: FileSection?
+      pools = [try pool(Self.defaultPool, &none)]
+    }
+    if var declared = try top?.section("routes") {
+      for id in declared.names {
+        guard var section = try declared.section(id) else {
+          throw SettingsError("\(declared.place(of: id)): a route needs at least a pool")
+        }
+        routes.append(try route(id, &section))
+      }
+    } else {
+      let first = pools.first { $0.kind == .cdp } ?? pools[0]
+      routes = [RouteRecord(id: "default", path: "/", pool: first.name)]
+    }
+  }
+
+  private func pool(_ name: String, _ file: inout FileSection?) throws(SettingsError) -> PoolSpec {
+    let kind = try file?.value("kind").map { (value) throws(SettingsError) in try value.choice(PoolKind.self) } ?? .cdp
+    _ = try file?.value("runtime").map { (value) throws(SettingsError) in try value.choice(RuntimeName.self) }
+    let command = try file?.value("command").map { (value) throws(SettingsError) in try value.nonEmpty() }
+    let place = file?.place ?? "pools.\(name)"
+    guard kind == .cdp || command != nil else {
+      throw SettingsError("\(place): a pool of kind \(kind.rawValue) needs a command")
+    }
+    let process = ProcessSpec(
+      command: command, arguments: try file?.list("arguments") ?? [], environment: try file?.strings("environment") ?? [:])
+    // A Chrome serves one client and is thrown away; any other server serves everybody for as long as it runs.
+    var spec = PoolSpec(
+      name: name, kind: kind, runtime: .process(process), slots: kind == .http ? 0 : 1,
+      recycleAfterSessions: kind == .http ? 0 : 1,
+      sessions: SessionLimits(hardMilliseconds: sessionTimeoutMilliseconds))
+
+    func number(_ key: String, _ path: WritableKeyPath<PoolSpec, Int>, in range: ClosedRange<Int>) throws(SettingsError) {
+      if let value = try file?.value(key) { spec[keyPath: path] = try value.int(in: range) }
+    }
+    let day = 86_400_000
+    try number("slots", \.slots, in: 0...10_000)
+    if spec.slots == 0 { spec.recycleAfterSessions = 0 }
+    try number("min", \.min, in: 0...10_000)
+    try number("max", \.max, in: 1...10_000)
+    try number("spare", \.spare, in: 0...10_000)
+    try number("recycleAfterSessions", \.recycleAfterSessions, in: 0...1_000_000_000)
+    try number("hardLimitMilliseconds", \.sessions.hardMilliseconds, in: SessionLimits.shortestMilliseconds...30 * day)
+    try number("idleLimitMilliseconds", \.sessions.idleMilliseconds, in: 0...30 * day)
+    try number("reservationMilliseconds", \.sessions.reservationMilliseconds, in: 100...600_000)
+    try number("graceMilliseconds", \.sessions.graceMilliseconds, in: 0...day)
+    try number("queueTimeoutMilliseconds", \.queue.timeoutMilliseconds, in: 0...day)
+    try number("queueLimit", \.queue.limit, in: 0...1_000_000)
+    try number("launchTimeoutMilliseconds", \.launchTimeoutMilliseconds, in: 100...3_600_000)
+    try number("stopGraceMilliseconds", \.stopGraceMilliseconds, in: 0...600_000)
+    try number("scaleDownAfterMilliseconds", \.scaleDownAfterMilliseconds, in: 0...day)
+    try number("healthIntervalMilliseconds", \.health.intervalMilliseconds, in: 100...3_600_000)
+    try number("healthTimeoutMilliseconds", \.health.timeoutMilliseconds, in: 10...60_000)
+    try number("healthFailures", \.health.failures, in: 1...1_000)
+    try number("healthSuccesses", \.health.successes, in: 1...1_000)
+    try number("healthFailuresBeforeReplacement", \.health.failuresBeforeReplacement, in: 1...10_000)
+    try number("restartInitialMilliseconds", \.restart.initialMilliseconds, in: 0...600_000)
+    try number("restartMaximumMilliseconds", \.restart.maximumMilliseconds, in: 0...day)
+    try number("restartStableAfterMilliseconds", \.restart.stableAfterMilliseconds, in: 0...day)
+    if let value = try file?.value("healthPath") {
+      guard value.text.hasPrefix("/"), !value.text.contains(where: { $0 == " " || $0.isNewline }) else {
+        throw value.wrong("a path that begins with /")
+      }
+      spec.health.path = value.text
+    }
+    try file?.finish()
+    if let contradiction = spec.contradiction { throw SettingsError("\(place): \(contradiction)") }
+    return spec
+  }
+
+  private func route(_ id: String, _ file: inout FileSection) throws(SettingsError) -> RouteRecord {
+    guard let pool = try file.value("pool") else { throw SettingsError("\(file.place): a route needs a pool") }
+    guard pools.contains(where: { $0.name == pool.text }) else {
+      throw pool.wrong("a declared pool (\(pools.map(\.name).joined(separator: ", ")))")
+    }
+    var route = RouteRecord(id: id, pool: pool.text)
+    route.host = try file.value("host")?.text.lowercased()
+    if let value = try file.value("path") {
+      guard value.text.hasPrefix("/"), !value.text.contains(where: { "?# ".contains($0) }) else {
+        throw value.wrong("a path that begins with / and has no query")
+      }
+      route.path = value.text
+    }
+    if let value = try file.value("strategy") { route.strategy = try value.choice(Strategy.self) }
+    if let value = try file.value("stripPrefix") { route.stripPrefix = try value.bool() }
+    try file.finish()
+    return route
+  }
+}
+
+/// The runtimes that a pool may name.
+private enum RuntimeName: String, CaseIterable { case process }

@@ -1,0 +1,66 @@
+// What the leader knows of one instance. The memory of the supervisor is the truth while it leads; Redis follows it, and
+// entries that Redis does not have yet are marked so.
+import Domain
+import Reconciler
+import Routing
+import Runtimes
+
+struct Managed: Sendable {
+  /// Distinguishes this entry from an earlier or later one of the same id, for tasks that come back to it.
+  let token: Int
+  var record: InstanceRecord
+  var lifecycle: InstanceLifecycle
+  /// A task launches or ends it.
+  var busy = false
+  var exited: InstanceExit?
+  /// Why its process is to be considered gone although nobody saw it end.
+  var lost: String?
+  var order: InstanceOrder?
+  /// A client had it at some time: after Redis lost its data it must not be given to another.
+  var wasUsed = false
+  /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
+  var leaveAloneUntil: ContinuousClock.Instant?
+
+  /// Redis does not have `record` yet.
+  var isUnsaved = false
+  var isSaving = false
+  /// Why its state changed, for the event.
+  var reason: String?
+
+  var isChecking = false
+  var nextCheck: ContinuousClock.Instant
+  var isWatched = false
+
+  init(token: Int, record: InstanceRecord, nextCheck: ContinuousClock.Instant) {
+    self.token = token
+    self.record = record
+    lifecycle = InstanceLifecycle(record.state)
+    self.nextCheck = nextCheck
+  }
+
+  /// As the reconciler sees it.
+  func observed(leases: Int, freeSlots: Int?) -> ObservedInstance {
+    let waits = leaveAloneUntil.map { ContinuousClock.now < $0 } ?? false
+    return ObservedInstance(
+      id: record.id, state: record.state, generation: record.generation, startedAt: record.startedAt, leases: leases,
+      freeSlots: freeSlots, exited: exited?.description ?? lost, failures: lifecycle.failures, order: order,
+      // What Redis has not heard of yet may still be given to a client.
+      busy: busy || isUnsaved || waits)
+  }
+
+  /// Takes an event of its life; false when it has no meaning now.
+  mutating func apply(_ event: InstanceLifecycle.Event, reason: String) -> Bool {
+    guard lifecycle.apply(event), let state = lifecycle.state else { return false }
+    record.state = state
+    self.reason = reason
+    isUnsaved = true
+    return true
+  }
+}
+
+/// What the leader keeps of a pool between two looks.
+struct PoolMemory: Sendable {
+  var history = RestartHistory()
+  var restarts: [Restart] = []
+  var surplusSince: Int?
+}

@@ -1,0 +1,119 @@
+// An instance's end: no more clients → process → record → port, in this order, so that at no point a port is free whose
+// process runs, or a process runs that nobody knows of.
+import Domain
+import Logging
+import Reconciler
+import Redis
+import Routing
+import Runtimes
+import State
+
+extension Supervisor {
+  /// Begins to end an instance, dead or alive; returns at once.
+  func end(_ id: String, reason: String) {
+    guard let entry = instances[id], !entry.busy else { return }
+    _ = instances[id]?.apply(.stop, reason: reason)
+    instances[id]?.busy = true
+    guard let record = instances[id]?.record else { return }
+    logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+    Task {
+      await self.save(id)
+      await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
+    }
+  }
+
+  /// Ends the process and forgets the instance everywhere. What fails is tried again at a later look.
+  func finish(_ record: InstanceRecord, token: Int, reason: String, force: Bool) async {
+    let id = record.id
+    let spec = spec(of: record.pool)
+    let kind = spec?.kind ?? (record.browser == nil ? .http : .cdp)
+    let left = await runtime.stop(
+      record, kind: kind, graceMilliseconds: spec?.stopGraceMilliseconds ?? 5_000, force: force)
+    guard let entry = instances[id], entry.token == token else { return }
+    if let left {
+      logger.error("instance does not end", metadata: ["instance": "\(id)", "reason": "\(left)"])
+      instances[id]?.busy = false
+      return
+    }
+    guard let fence = await lease.current?.fence else {
+      // Its process is gone; the next look of whoever leads finds that out and forgets it.
+      instances[id]?.lost = reason
+      instances[id]?.busy = false
+      return
+    }
+    do throws(RedisError) {
+      let now = Kernel.unixMilliseconds
+      try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
+      if record.port > 0 { try await redis.run(ports.release(port: record.port, owner: id, now: now)) }
+      if entry.order != nil { try await redis.run(orders.done(instance: id)) }
+    } catch {
+      logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])
+      if instances[id]?.token == token {
+        instances[id]?.lost = reason
+        instances[id]?.busy = false
+      }
+      return
+    }
+    if entry.order?.kind == .restart {
+      pools[record.pool, default: PoolMemory()].restarts.append(Restart(id: id, generation: record.generation + 1))
+    }
+    logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+    forget(id, token)
+  }
+
+  /// Operators' orders that Redis holds.
+  func readOrders() async throws(RedisError) {
+    for (id, order) in try await redis.run(orders.all()) {
+      guard let entry = instances[id] else {
+        try await redis.run(orders.done(instance: id))
+        continue
+      }
+      if entry.order != order {
+        logger.notice(
+          "order", metadata: ["instance": "\(id)", "order": "\(order.kind.rawValue)", "force": "\(order.force)"])
+        instances[id]?.order = order
+      }
+    }
+  }
+
+  /// Drains and ends all instances, for an exit that leaves nothing behind. Sessions get the drain time to finish. Also
+  /// without Redis, which may be gone already: then processes and directories go, and the records with the next leader.
+  func endAll() async {
+    let deadline = Deadline(milliseconds: configuration.drainMilliseconds)
+    if await lease.current == nil, await lease.anotherLeads { return }
+    for id in instances.keys.sorted() where instances[id]?.apply(.drain, reason: "the control plane stops") == true {
+      await save(id)
+    }
+    while !deadline.hasPassed {
+      let ids = instances.keys.sorted()
+      guard let held = try? await redis.run(facts.leases(of: ids)), held.contains(where: { $0 > 0 }) else { break }
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 100)
+    }
+    await withDiscardingTaskGroup { group in
+      for id in instances.keys {
+        group.addTask { await self.endNow(id) }
+      }
+    }
+    // Launches and stops that ran already come to their end by themselves.
+    let last = Deadline(milliseconds: 20_000)
+    while !instances.isEmpty && !last.hasPassed {
+      for id in instances.keys where instances[id]?.busy == false { await endNow(id) }
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 50)
+    }
+    if !instances.isEmpty {
+      logger.error("instances are left", metadata: ["instances": "\(instances.keys.sorted().joined(separator: ", "))"])
+    }
+  }
+
+  private func endNow(_ id: String) async {
+    guard let entry = instances[id], !entry.busy else { return }
+    _ = instances[id]?.apply(.stop, reason: "the control plane stops")
+    instances[id]?.busy = true
+    guard let record = instances[id]?.record else { return }
+    await finish(record, token: entry.token, reason: "the control plane stops", force: false)
+    // Redis is gone: the process has ended, and that is what counts here.
+    if instances[id]?.token == entry.token, instances[id]?.lost != nil { instances[id] = nil }
+  }
+}

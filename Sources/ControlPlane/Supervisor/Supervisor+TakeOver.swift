@@ -1,0 +1,166 @@
+// The beginning of a term: what a dead leader, or this one before Redis went away, left behind is found by record, by
+// file and by mark; what runs is adopted, what nobody owns is ended, and Redis is made to say what is true.
+import Domain
+import Logging
+import Redis
+import Routing
+import Runtimes
+import State
+
+extension Supervisor {
+  /// Replicas put back the sessions that Redis lost within this time.
+  private static let restoreMilliseconds = 6_000
+  /// The label of an instance that names the host whose processes it has.
+  static let hostLabel = "host"
+
+  func takeOver(_ term: Term) async throws(RedisError) {
+    let now = Kernel.unixMilliseconds
+    try await redis.run(ports.configure(range: configuration.portRange, now: now))
+    try await redis.run(
+      registry.declare(
+        pools: configuration.pools.map(\.record), routes: configuration.routes, fence: term.fence, now: now))
+    let registered = try await redis.run(registry.instances())
+    let survey = await runtime.survey()
+    // After somebody else's term, what this one remembers is older than what Redis says.
+    if await lease.anotherLeads { instances = instances.filter { $0.value.busy } }
+
+    for record in registered where isOurs(record) {
+      if instances[record.id] == nil { adopt(record, survey: survey) }
+    }
+    let known = Set(registered.map(\.id))
+    for id in instances.keys where !known.contains(id) { restore(id) }
+    for record in survey.records where instances[record.id] == nil && isOurs(record) {
+      // Only a process that runs is worth it; what is left of others is removed below.
+      guard record.identity.map(ProcessTable.isAlive) == true else { continue }
+      adopt(record, survey: survey)
+      instances[record.id]?.wasUsed = true
+      restore(record.id)
+    }
+    for id in survey.running.union(survey.directories).subtracting(instances.keys).sorted() {
+      let left = await runtime.reap(orphan: id)
+      logger.notice("what an unknown instance left is removed", metadata: ["instance": "\(id)", "left": "\(left ?? "")"])
+      await self.record("instance.reaped", id, reason: "nobody owns it")
+    }
+    for (id, entry) in instances where entry.record.port > 0 {
+      if try await !redis.run(ports.adopt(port: entry.record.port, owner: id, now: now)) {
+        logger.error(
+          "an instance's port belongs to another", metadata: ["instance": "\(id)", "port": "\(entry.record.port)"])
+      }
+    }
+    logger.notice(
+      "took over", metadata: ["instances": "\(instances.count)", "token": "\(term.fence.token)"])
+    await self.record("leader.elected", lease.id, reason: "", fields: ["token": String(term.fence.token)])
+  }
+
+  func isOurs(_ record: InstanceRecord) -> Bool { record.labels[Self.hostLabel].map { $0 == configuration.host } ?? true }
+
+  /// Takes an instance of Redis or of a file into the memory, as alive, as half launched, or as gone.
+  private func adopt(_ record: InstanceRecord, survey: Survey) {
+    var record = record
+    let before = record.identity
+    // The control plane died between the start of the process and telling Redis.
+    if record.identity == nil, let file = survey.records.first(where: { $0.id == record.id && $0.port == record.port }) {
+      record.pid = file.pid
+      record.pidStart = file.pidStart
+    }
+    let alive = record.identity.map(ProcessTable.isAlive) ?? false
+    let completed = record.identity != before
+    insert(record)
+    instances[record.id]?.isUnsaved = completed
+    guard alive else {
+      instances[record.id]?.lost =
+        record.identity == nil ? "its launch was interrupted" : "its process ended while nobody led"
+      return
+    }
+    logger.info("instance adopted", metadata: ["instance": "\(record.id)", "state": "\(record.state.rawValue)"])
+    watch(record.id)
+    if record.state == .starting, let spec = spec(of: record.pool) { resumeLaunch(record.id, spec: spec) }
+  }
+
+  /// Redis has lost an instance: it is written again. One that a client had may get no other one; those that replicas
+  /// have sockets of come back by themselves, so it is not ended before they had time for that.
+  private func restore(_ id: String) {
+    guard let entry = instances[id], entry.record.port > 0 else { return }
+    if entry.wasUsed, (spec(of: entry.record.pool)?.recycleAfterSessions ?? 0) > 0, entry.record.state == .ready {
+      _ = instances[id]?.apply(.drain, reason: "Redis lost its sessions")
+    }
+    instances[id]?.isUnsaved = true
+    instances[id]?.leaveAloneUntil = .now + .milliseconds(Self.restoreMilliseconds)
+  }
+
+  /// A new entry of the memory.
+  func insert(_ record: InstanceRecord) {
+    nextToken += 1
+    instances[record.id] = Managed(token: nextToken, record: record, nextCheck: .now)
+  }
+
+  /// Hears of the end of an instance's process.
+  func watch(_ id: String) {
+    guard let entry = instances[id], !entry.isWatched else { return }
+    instances[id]?.isWatched = true
+    let record = entry.record
+    Task { [runtime] in
+      let exit = await runtime.exit(of: record)
+      self.exited(id, token: entry.token, exit)
+    }
+  }
+
+  private func exited(_ id: String, token: Int, _ exit: InstanceExit) {
+    // A launch and a stop see the end of their process themselves.
+    guard let entry = instances[id], entry.token == token, !entry.busy else { return }
+    logger.warning("instance ended", metadata: ["instance": "\(id)", "reason": "\(exit)"])
+    instances[id]?.exited = exit
+    if let spec = spec(of: entry.record.pool) {
+      pools[spec.name, default: PoolMemory()].history.exited(
+        startedAt: entry.record.startedAt, clean: exit.isClean, now: Kernel.unixMilliseconds, by: spec.restart)
+    }
+    bell.ring()
+  }
+
+  /// Redis may have lost single writes (it came back with data of a second ago): what it lacks is written again, what it
+  /// has too much is removed, and instances of another host are removed once they do not answer.
+  func agreeWithRegistry(_ term: Term) async throws(RedisError) {
+    let before = instances
+    let registered = Set(try await redis.run(facts.registered()))
+    // One that is being ended may be out of Redis already, one that is being launched or saved not yet in it; and what
+    // changed during the question was not asked about.
+    func isSettled(_ entry: Managed?) -> Bool { entry.map { !$0.busy && !$0.isUnsaved && !$0.isSaving } ?? false }
+    for id in before.keys where !registered.contains(id) && isSettled(before[id]) && isSettled(instances[id]) {
+      logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
+      restore(id)
+    }
+    for id in registered.subtracting(before.keys) where instances[id] == nil {
+      guard let record = try await redis.run(registry.instances()).first(where: { $0.id == id }) else { continue }
+      guard !isOurs(record) else {
+        logger.notice("Redis remembers an instance that is gone", metadata: ["instance": "\(id)"])
+        try await redis.run(
+          registry.remove(instance: id, reason: "it is gone", fence: term.fence, now: Kernel.unixMilliseconds))
+        continue
+      }
+      await checkForeign(record, term)
+    }
+  }
+
+  /// An instance of a host that nobody supervises: it may serve as long as it answers.
+  private func checkForeign(_ record: InstanceRecord, _ term: Term) async {
+    guard upkeep.foreignCheckIsDue(record.id) else { return }
+    let spec = spec(of: record.pool)
+    if await runtime.answers(record, path: spec?.health.path ?? "/") {
+      upkeep.foreignFailures[record.id] = 0
+      return
+    }
+    upkeep.foreignFailures[record.id, default: 0] += 1
+    guard upkeep.foreignFailures[record.id, default: 0] >= 3 else { return }
+    let host = record.labels[Self.hostLabel] ?? ""
+    logger.notice("an instance of another host does not answer", metadata: ["instance": "\(record.id)", "host": "\(host)"])
+    do throws(RedisError) {
+      try await redis.run(
+        registry.remove(
+          instance: record.id, reason: "its host \(host) does not answer", fence: term.fence, now: Kernel.unixMilliseconds))
+      try await redis.run(
+        Ports(keys: keys, host: host).release(port: record.port, owner: record.id, now: Kernel.unixMilliseconds))
+    } catch {
+      logger.debug("it is not removed yet", metadata: ["instance": "\(record.id)", "error": "\(error)"])
+    }
+  }
+}

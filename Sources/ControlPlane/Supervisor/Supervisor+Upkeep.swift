@@ -1,0 +1,143 @@
+// What the leader does regularly: health checks, ends of sessions whose time is over, replicas that have fallen silent,
+// ports that nobody owns, and figures of processes.
+import Domain
+import Logging
+import Redis
+import Routing
+import Runtimes
+import State
+
+/// When what was done last, on the monotonic clock, and what was seen of replicas and foreign instances.
+struct Upkeep: Sendable {
+  /// A replica that has not beaten for so long has died; measured between beats as this leader saw them come, so that
+  /// neither clocks that differ nor a Redis that was away make a living replica look dead.
+  static let silenceMilliseconds = 4_000
+  static let portsMilliseconds = 5_000
+  static let figuresMilliseconds = 5_000
+  static let foreignMilliseconds = 2_000
+
+  /// Two looks that lie further apart count as this: what happened in between (a Redis that hung, a host that slept)
+  /// kept replicas from beating too.
+  private static let longestGapMilliseconds = 1_500
+  /// After Redis was away replicas first tell which sessions moved bytes, then idle ones are ended.
+  private static let settlingMilliseconds = 3_000
+
+  private struct Beat {
+    var value: Int
+    var silentMilliseconds: Int
+  }
+  private var last: [String: ContinuousClock.Instant] = [:]
+  private var beats: [String: Beat] = [:]
+  private var lastLook = ContinuousClock.now
+  private var settlesAt = ContinuousClock.now
+  var foreignFailures: [String: Int] = [:]
+
+  /// Whether something is to be done again; true at most once in that time.
+  mutating func isDue(_ what: String, every milliseconds: Int) -> Bool {
+    let now = ContinuousClock.now
+    if let last = last[what], now - last < .milliseconds(milliseconds) { return false }
+    last[what] = now
+    return true
+  }
+
+  mutating func foreignCheckIsDue(_ id: String) -> Bool { isDue("foreign " + id, every: Self.foreignMilliseconds) }
+
+  /// Nobody could beat or touch: all silences begin anew.
+  mutating func redisWasAway() {
+    beats = [:]
+    settlesAt = .now + .milliseconds(Self.settlingMilliseconds)
+  }
+
+  /// Whether what Redis says of idle sessions can be believed.
+  var isSettled: Bool { ContinuousClock.now >= settlesAt }
+
+  /// The replicas that are silent for too long.
+  mutating func silent(_ list: [ReplicaBeat]) -> [ReplicaBeat] {
+    let now = ContinuousClock.now
+    let gap = min((now - lastLook).milliseconds, Self.longestGapMilliseconds)
+    lastLook = now
+    var next: [String: Beat] = [:]
+    for replica in list {
+      let known = beats[replica.id].flatMap { $0.value == replica.lastBeat ? $0 : nil }
+      next[replica.id] = Beat(value: replica.lastBeat, silentMilliseconds: known.map { $0.silentMilliseconds + gap } ?? 0)
+    }
+    beats = next
+    return list.filter { (next[$0.id]?.silentMilliseconds ?? 0) >= Self.silenceMilliseconds }
+  }
+}
+
+extension Supervisor {
+  /// Expired sessions of one pool that one look ends.
+  private static let expiredLimit = 100
+  /// An allocation younger than this may belong to a launch that this leader does not see yet.
+  private static let reclaimMilliseconds = 10_000
+
+  func keepUp() async throws(RedisError) {
+    for spec in configuration.pools where spec.slots > 0 && upkeep.isSettled {
+      let ended = try await redis.run(
+        leases.endExpired(pool: spec.name, now: Kernel.unixMilliseconds, limit: Self.expiredLimit))
+      for session in ended { logger.info("session over", metadata: ["session": "\(session)", "pool": "\(spec.name)"]) }
+      if ended.count == Self.expiredLimit { bell.ring() }
+    }
+    for replica in upkeep.silent(try await redis.run(replicas.list())) {
+      let sessions = try await redis.run(
+        replicas.forget(id: replica.id, ifSilentSince: replica.lastBeat, now: Kernel.unixMilliseconds))
+      logger.warning("replica is silent", metadata: ["replica": "\(replica.id)", "sessions": "\(sessions.count)"])
+      await record("replica.lost", replica.id, reason: "no heartbeat", fields: ["sessions": String(sessions.count)])
+    }
+    if upkeep.isDue("ports", every: Upkeep.portsMilliseconds) { try await reclaimPorts() }
+    checkHealth()
+    if upkeep.isDue("figures", every: Upkeep.figuresMilliseconds) { measure() }
+  }
+
+  private func reclaimPorts() async throws(RedisError) {
+    let now = Kernel.unixMilliseconds
+    let freed = try await redis.run(
+      ports.reclaim(keeping: instances.keys.sorted(), olderThan: now - Self.reclaimMilliseconds, now: now))
+    for lease in freed {
+      logger.notice("port reclaimed", metadata: ["port": "\(lease.port)", "owner": "\(lease.owner)"])
+      await record("port.reclaimed", String(lease.port), reason: "its owner \(lease.owner) is gone")
+    }
+  }
+
+  private func checkHealth() {
+    let now = ContinuousClock.now
+    for (id, entry) in instances where !entry.busy && !entry.isChecking && entry.exited == nil && entry.nextCheck <= now {
+      guard let spec = spec(of: entry.record.pool), entry.record.identity != nil else { continue }
+      instances[id]?.isChecking = true
+      let record = entry.record
+      Task { [runtime] in
+        let problem = await runtime.check(record, spec: spec)
+        await self.checked(id, token: entry.token, spec: spec, problem: problem)
+      }
+    }
+  }
+
+  private func checked(_ id: String, token: Int, spec: PoolSpec, problem: ProbeError?) async {
+    guard let entry = instances[id], entry.token == token else { return }
+    instances[id]?.isChecking = false
+    // Up to a fifth earlier or later, so that checks spread.
+    let interval = spec.health.intervalMilliseconds
+    instances[id]?.nextCheck = .now + .milliseconds(interval + Int.random(in: -interval / 5...interval / 5))
+    guard !entry.busy, entry.exited == nil else { return }
+    guard let event = instances[id]?.lifecycle.checked(well: problem == nil, by: spec.health) else { return }
+    let reason = problem?.description ?? "it answers again"
+    guard instances[id]?.apply(event, reason: reason) == true else { return }
+    logger.warning(
+      "instance \(event == .recovered ? "recovered" : "unhealthy")", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+    await save(id)
+    bell.ring()
+  }
+
+  private func measure() {
+    let records = instances.values.filter { !$0.busy }.map(\.record)
+    guard !records.isEmpty else { return }
+    Task { [runtime] in
+      let figures = await runtime.figures(of: records)
+      for (id, figures) in figures {
+        // Figures of this moment; the next ones come soon.
+        _ = try? await self.redis.run(self.facts.keep(figures, of: id, now: Kernel.unixMilliseconds))
+      }
+    }
+  }
+}

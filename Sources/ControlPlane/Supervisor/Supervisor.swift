@@ -1,0 +1,255 @@
+// The leader's work: looks at what is there, asks the reconciler what to do, and does it. An actor with one loop; what
+// takes time (launches, stops, checks) runs in tasks that come back to it. The other files of this room:
+// +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Upkeep (health, leases, replicas, ports).
+package import Domain
+package import Logging
+import Reconciler
+package import Redis
+package import Routing
+package import Runtimes
+import State
+
+/// What a supervisor needs to know; from the settings, without those that are not its business.
+package struct SupervisorConfiguration: Sendable {
+  package var pools: [PoolSpec]
+  package var routes: [RouteRecord]
+  package var portRange: ClosedRange<Int>
+  /// Names this host in Redis keys.
+  package var host: String
+  /// Where replicas reach instances of this host.
+  package var address = "127.0.0.1"
+  package var concurrentLaunches: Int
+  package var drainMilliseconds: Int
+
+  package init(
+    pools: [PoolSpec], routes: [RouteRecord], portRange: ClosedRange<Int>, host: String, concurrentLaunches: Int = 2,
+    drainMilliseconds: Int = 5_000
+  ) {
+    self.pools = pools
+    self.routes = routes
+    self.portRange = portRange
+    self.host = host
+    self.concurrentLaunches = concurrentLaunches
+    self.drainMilliseconds = drainMilliseconds
+  }
+}
+
+package actor Supervisor {
+  /// The longest time between two looks when nothing rings.
+  private static let tickMilliseconds = 1_000
+  /// The shortest, so that a storm of rings costs one look for many of them.
+  private static let pauseMilliseconds = 5
+
+  let configuration: SupervisorConfiguration
+  let keys: Keys
+  let redis: RedisClient
+  let runtime: any Runtime
+  let lease: LeaderLease
+  let bell: WakeBell
+  let logger: Logger
+  let ports: Ports
+  let registry: Registry
+  let leases: Leases
+  let replicas: Replicas
+  let events: Events
+  let orders: Orders
+  let facts: InstanceFacts
+
+  var instances: [String: Managed] = [:]
+  var pools: [String: PoolMemory] = [:]
+  var nextToken = 0
+  /// The term whose takeover is done.
+  var termNumber: Int?
+  var upkeep = Upkeep()
+  private var lookAgainAt: Int?
+  private var isStopping = false
+  private var trouble: String?
+
+  package init(
+    configuration: SupervisorConfiguration, keys: Keys, redis: RedisClient, runtime: any Runtime, lease: LeaderLease,
+    bell: WakeBell, logger: Logger
+  ) {
+    self.configuration = configuration
+    self.keys = keys
+    self.redis = redis
+    self.runtime = runtime
+    self.lease = lease
+    self.bell = bell
+    self.logger = logger
+    ports = Ports(keys: keys, host: configuration.host)
+    registry = Registry(keys: keys)
+    leases = Leases(keys: keys)
+    replicas = Replicas(keys: keys)
+    events = Events(keys: keys)
+    orders = Orders(keys: keys)
+    facts = InstanceFacts(keys: keys)
+  }
+
+  func spec(of pool: String) -> PoolSpec? { configuration.pools.first { $0.name == pool } }
+
+  /// Looks and acts until ``stop(instances:)`` or cancellation.
+  package func run() async {
+    while !isStopping && !Task.isCancelled {
+      let seen = bell.rings
+      await look()
+      try? await Task.sleep(for: .milliseconds(Self.pauseMilliseconds))
+      await bell.wait(after: seen, milliseconds: waitMilliseconds)
+    }
+  }
+
+  private var waitMilliseconds: Int {
+    guard let lookAgainAt else { return Self.tickMilliseconds }
+    return max(1, min(Self.tickMilliseconds, lookAgainAt - Kernel.unixMilliseconds))
+  }
+
+  /// One look at everything, and what follows from it.
+  private func look() async {
+    lookAgainAt = nil
+    guard let term = await lease.current else {
+      upkeep.redisWasAway()
+      if await lease.anotherLeads { abandon() }
+      return
+    }
+    do throws(RedisError) {
+      if termNumber != term.number {
+        try await takeOver(term)
+        termNumber = term.number
+        await lease.tookOver()
+      }
+      try await agreeWithRegistry(term)
+      await saveAll()
+      try await readOrders()
+      try await reconcile()
+      try await keepUp()
+      if trouble != nil {
+        trouble = nil
+        logger.notice("the supervisor works again")
+      }
+    } catch {
+      upkeep.redisWasAway()
+      if trouble == nil { logger.warning("the supervisor waits", metadata: ["error": "\(error)"]) }
+      trouble = error.description
+    }
+  }
+
+  /// Another one leads: what this one knew is of no use any more. Launches and stops that run come back to nothing.
+  private func abandon() {
+    guard !instances.isEmpty || termNumber != nil else { return }
+    logger.info("instances are left to the new leader", metadata: ["instances": "\(instances.count)"])
+    instances = [:]
+    pools = [:]
+    termNumber = nil
+    upkeep = Upkeep()
+  }
+
+  // MARK: Reconciling
+
+  private func reconcile() async throws(RedisError) {
+    let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
+    for name in names.sorted() {
+      let spec = spec(of: name)
+      let observation = try await observe(name, spec: spec)
+      let launching = instances.values.count { $0.record.state == .starting && $0.busy }
+      let decision = Reconciler.decide(
+        spec: spec, observed: observation, launchBudget: configuration.concurrentLaunches - launching,
+        now: Kernel.unixMilliseconds)
+      pools[name, default: PoolMemory()].surplusSince = decision.surplusSince
+      if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
+      for action in decision.actions { await perform(action, spec: spec) }
+    }
+  }
+
+  private func observe(_ pool: String, spec: PoolSpec?) async throws(RedisError) -> PoolObservation {
+    // The states first: an instance that becomes ready during the questions below must not be taken for one that was
+    // ready and has lost its slots.
+    let members = instances.values.filter { $0.record.pool == pool }.sorted { $0.record.id < $1.record.id }
+    let figures = try await redis.run(leases.figures(pool: pool, now: Kernel.unixMilliseconds))
+    let held = members.isEmpty ? [] : try await redis.run(facts.leases(of: members.map(\.record.id)))
+    guard held.count == members.count else {
+      throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
+    }
+    var observed: [ObservedInstance] = []
+    for (member, leases) in zip(members, held) {
+      let id = member.record.id
+      // Tasks came in between; what they changed is judged at the next look.
+      guard let now = instances[id], now.token == member.token, now.record == member.record else {
+        var changing = member
+        changing.busy = true
+        observed.append(changing.observed(leases: leases, freeSlots: figures.freeSlots[id]))
+        continue
+      }
+      if leases > 0 || (member.record.state == .ready && member.record.slots > 0 && figures.freeSlots[id] == nil) {
+        instances[id]?.wasUsed = true
+      }
+      observed.append(now.observed(leases: leases, freeSlots: figures.freeSlots[id]))
+    }
+    let memory = pools[pool] ?? PoolMemory()
+    return PoolObservation(
+      instances: observed, waiting: figures.waiting, history: memory.history, restarts: memory.restarts,
+      surplusSince: memory.surplusSince)
+  }
+
+  private func perform(_ action: Action, spec: PoolSpec?) async {
+    switch action {
+    case .launch(let restart):
+      guard let spec, !isStopping else { return }
+      launch(spec, restart: restart)
+    case .drain(let id, let reason):
+      guard instances[id]?.apply(.drain, reason: reason) == true else { return }
+      logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+      await save(id)
+      bell.ring()
+    case .stop(let id, let reason):
+      end(id, reason: reason)
+    case .remove(let id, let reason):
+      end(id, reason: reason)
+    }
+  }
+
+  // MARK: Saving
+
+  /// Writes an instance's record to Redis; when that fails it is tried again at the next look. Writes of one instance
+  /// never overtake each other.
+  func save(_ id: String) async {
+    guard let entry = instances[id], !entry.isSaving else { return }
+    instances[id]?.isSaving = true
+    while let entry = instances[id], entry.isUnsaved {
+      guard let fence = await lease.current?.fence else { break }
+      instances[id]?.isUnsaved = false
+      do throws(RedisError) {
+        try await redis.run(
+          registry.put(instance: entry.record, reason: entry.reason, fence: fence, now: Kernel.unixMilliseconds))
+      } catch {
+        if instances[id]?.token == entry.token { instances[id]?.isUnsaved = true }
+        logger.debug("an instance is not saved", metadata: ["instance": "\(id)", "error": "\(error)"])
+        break
+      }
+    }
+    if instances[id]?.token == entry.token { instances[id]?.isSaving = false }
+  }
+
+  private func saveAll() async {
+    for id in instances.values.filter(\.isUnsaved).map(\.record.id).sorted() { await save(id) }
+  }
+
+  /// Records what happened; that this cannot be done is no reason to stop.
+  func record(_ type: String, _ id: String, reason: String, fields: [String: String] = [:]) async {
+    do throws(RedisError) {
+      try await redis.run(
+        events.append(type: type, id: id, reason: reason, fields: fields, now: Kernel.unixMilliseconds))
+    } catch {
+      logger.debug("an event is not recorded", metadata: ["type": "\(type)", "error": "\(error)"])
+    }
+  }
+
+  // MARK: The end
+
+  /// Stops looking. With `instances`, drains and ends all of them first; else they are left to the next leader. The lease
+  /// is given up in any case.
+  package func stop(instances endsInstances: Bool) async {
+    isStopping = true
+    bell.ring()
+    if endsInstances { await endAll() }
+    await lease.resign()
+  }
+}

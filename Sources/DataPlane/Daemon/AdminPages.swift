@@ -1,0 +1,69 @@
+// What the admin port shows. /healthz: the process is well. /readyz: it should get traffic. /metrics: Prometheus. /routes:
+// the routing table that the workers have, in the form of a routes file.
+import Engine
+import JSON
+import Observability
+import RouteFeed
+import Routing
+
+struct AdminPages: Sendable {
+  let replica: String
+  let source: any RouteSource
+  let workers: [WorkerMetrics]
+  let log: LogWriter
+  let isDraining: @Sendable () -> Bool
+
+  func answer(_ path: String) -> AdminAnswer {
+    switch path {
+    case "/healthz": AdminAnswer(status: 200, contentType: "text/plain", body: "ok\n")
+    case "/readyz": readiness
+    case "/metrics": AdminAnswer(status: 200, contentType: MetricsText.contentType, body: metrics)
+    case "/routes": routes
+    default:
+      AdminAnswer(
+        status: 404, contentType: "text/plain", body: "Here are /healthz, /readyz, /metrics and /routes.\n")
+    }
+  }
+
+  private var readiness: AdminAnswer {
+    if isDraining() { return AdminAnswer(status: 503, contentType: "text/plain", body: "draining\n") }
+    if source.table == nil {
+      return AdminAnswer(status: 503, contentType: "text/plain", body: "no routing table yet\n")
+    }
+    return AdminAnswer(status: 200, contentType: "text/plain", body: "ready\n")
+  }
+
+  private var routes: AdminAnswer {
+    guard let table = source.table else {
+      return AdminAnswer(status: 503, contentType: "application/json", body: #"{"error":"no routing table yet"}"# + "\n")
+    }
+    var pools = JSONObject()
+    for (name, pool) in table.pools.sorted(by: { $0.key < $1.key }) { pools[name] = pool.json }
+    var routes = JSONObject()
+    for route in table.routes { routes[route.id] = route.json }
+    var instances = JSONObject()
+    for instance in table.instances { instances[instance.id] = instance.json }
+    let body = JSON.object(["pools": .object(pools), "routes": .object(routes), "instances": .object(instances)])
+    return AdminAnswer(status: 200, contentType: "application/json", body: body.text + "\n")
+  }
+
+  private var metrics: String {
+    var page = MetricsText()
+    MetricsPage(workers: workers).write(to: &page)
+    let counters = source.counters
+    page.family("berth_slot_answers_total", .counter, "Answers of the coordinator to workers, by outcome.")
+    for (outcome, count) in [
+      ("granted", counters.granted), ("unknown", counters.unknown), ("busy", counters.busy),
+      ("queue_full", counters.queueFull), ("timed_out", counters.timedOut), ("unavailable", counters.unavailable),
+      ("cancelled", counters.cancelled),
+    ] { page.sample(count, ["outcome": outcome]) }
+    page.single("berth_slots_waiting", .gauge, "Clients that wait for a slot now.", counters.waiting)
+    page.single("berth_sessions_held", .gauge, "Sessions with a socket at this replica now.", counters.held)
+    page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
+    page.single("berth_redis_failures_total", .counter, "Redis commands or connections that failed.", counters.redisFailures)
+    page.single("berth_route_snapshots_total", .counter, "Routing snapshots loaded in full.", counters.snapshots)
+    page.single("berth_route_changes_total", .counter, "Changes applied one by one.", counters.changes)
+    page.single("berth_log_dropped_total", .counter, "Log records dropped because the log was not read.", log.dropped)
+    return page.text
+  }
+}

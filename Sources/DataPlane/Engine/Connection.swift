@@ -1,0 +1,152 @@
+// One socket of a worker, client's or instance's, and the slab that holds them by descriptor.
+import HTTPWire
+import ProxyMachine
+import TLS
+
+/// How the bytes that come in on a connection are followed to the end of their message.
+struct BodyState: BitwiseCopyable {
+  enum Mode: UInt8, BitwiseCopyable {
+    /// No body is being read: between messages.
+    case idle
+    case length, chunked, untilClose, tunnel
+    /// A discovery answer that is collected to be rewritten.
+    case collect
+  }
+  var mode = Mode.idle
+  var remaining: UInt64 = 0
+  var chunks = ChunkedBody()
+
+  init() {}
+  init(_ framing: BodyFraming) {
+    switch framing {
+    case .none: mode = .idle
+    case .length(let count):
+      mode = .length
+      remaining = count
+    case .chunked: mode = .chunked
+    case .untilClose: mode = .untilClose
+    }
+  }
+}
+
+/// What a deadline means when it passes.
+enum Wait: UInt8, BitwiseCopyable {
+  case none, handshake, head, keepAlive, slot, connect, firstByte, body, tunnel, linger, flush, instanceIdle
+}
+
+struct Connection {
+  enum Kind: UInt8, BitwiseCopyable { case free, client, instance }
+
+  var kind = Kind.free
+  /// Edge-triggered readiness: true until the kernel said would-block.
+  var isReadable = false
+  var isWritable = true
+  /// EPOLLRDHUP came: read on to the end even after a short read, or a FIN behind data is lost.
+  var peerEnds = false
+  /// The end of input was read.
+  var inputEnded = false
+  /// Instances: connect(2) is under way. Clients: the connection lingers for the peer to read the last answer.
+  var isConnecting = false
+  var isLingering = false
+  /// Instances: bytes came that no request asked for, so the connection is not used again.
+  var isDirty = false
+  /// Clients: the connection is a tunnel.
+  var isTunnel = false
+  /// shutdown(2) of our direction follows the last byte of `outbound`.
+  var endsOutput = false
+  var outputEnded = false
+  /// Why the connection ends once everything is written.
+  var closeReason = CloseReason.responseComplete
+  /// Bytes moved since the last look: sessions measure idleness by it.
+  var moved = false
+  var isRemote = false
+  /// log2 of the next piece's size.
+  var pieceShift: UInt8 = 16
+  var wait = Wait.none
+
+  /// The other side's descriptor, or -1.
+  var peer: Int32 = -1
+  /// Index of the instance in the worker's table, or -1 when it is known by address only.
+  var instance: Int32 = -1
+  /// Index of the session that this socket holds, or -1.
+  var session: Int32 = -1
+  /// Pipe that this connection's input is spliced through, or -1, and the bytes inside it.
+  var pipe: Int32 = -1
+  var pipeBytes: Int32 = 0
+  /// Bytes of `inbound` that are the current request's head, kept for another attempt.
+  var heldHead: Int32 = 0
+  /// Bytes that the route takes off the path.
+  var stripped: Int32 = 0
+  /// Asked of the coordinator; 0 = nothing.
+  var ticket: UInt64 = 0
+
+  var machine = ExchangeMachine(isTLS: false)
+  var body = BodyState()
+  var tls: TLSServerConnection?
+  /// Read and not used yet.
+  var inbound = Bytes()
+  /// To be written when the socket takes more.
+  var outbound = Bytes()
+
+  /// Monotonic milliseconds.
+  var deadline = 0
+  var wheelNext: Int32 = -1
+  var wheelPrevious: Int32 = -1
+  var wheelSlot: Int32 = -1
+  /// Links of an instance's list of kept connections.
+  var idleNext: Int32 = -1
+  var idlePrevious: Int32 = -1
+  /// Monotonic microseconds at which the request's head was complete.
+  var requestStarted = 0
+}
+
+/// Connections by descriptor. Memory is touched first when a descriptor is used first.
+@safe struct Slab {
+  private let base: UnsafeMutablePointer<Connection>
+  private let generations: UnsafeMutablePointer<UInt32>
+  let capacity: Int
+
+  init(capacity: Int) {
+    self.capacity = capacity
+    unsafe base = .allocate(capacity: capacity)
+    unsafe generations = .allocate(capacity: capacity)
+    unsafe generations.initialize(repeating: 0, count: capacity)
+  }
+
+  /// Begins a connection's life and returns its generation, which tells its events from those of an earlier one.
+  func open(_ fd: Int32, _ kind: Connection.Kind) -> UInt32 {
+    precondition(fd >= 0 && Int(fd) < capacity, "descriptors stay below the limit that the slab was made for")
+    unsafe (base + Int(fd)).initialize(to: Connection())
+    unsafe base[Int(fd)].kind = kind
+    unsafe generations[Int(fd)] &+= 1
+    return unsafe generations[Int(fd)]
+  }
+
+  /// Ends it; events that are still on their way find another generation.
+  func close(_ fd: Int32) {
+    self[fd].kind = .free
+    unsafe generations[Int(fd)] &+= 1
+  }
+
+  func generation(_ fd: Int32) -> UInt32 { unsafe generations[Int(fd)] }
+
+  @inline(__always) func isCurrent(_ fd: Int32, _ generation: UInt32) -> Bool {
+    unsafe fd >= 0 && Int(fd) < capacity && generations[Int(fd)] == generation
+  }
+
+  @inline(__always) subscript(fd: Int32) -> Connection {
+    @_transparent unsafeAddress {
+      precondition(UInt32(bitPattern: fd) < UInt32(truncatingIfNeeded: capacity), "no such descriptor")
+      return unsafe UnsafePointer(base + Int(fd))
+    }
+    @_transparent nonmutating unsafeMutableAddress {
+      precondition(UInt32(bitPattern: fd) < UInt32(truncatingIfNeeded: capacity), "no such descriptor")
+      return unsafe base + Int(fd)
+    }
+  }
+
+  func free() {
+    unsafe base.deallocate()
+    unsafe generations.deallocate()
+  }
+}

@@ -1,0 +1,34 @@
+// Memory of a worker that is indexed on every event: bounds-checked, without reference counts and exclusivity checks,
+// which Swift's arrays inside a class would cost on each access.
+
+@safe struct FixedArray<Element: BitwiseCopyable> {
+  private let base: UnsafeMutablePointer<Element>
+  let count: Int
+
+  init(repeating element: Element, count: Int) {
+    self.count = count
+    unsafe base = .allocate(capacity: max(count, 1))
+    unsafe base.initialize(repeating: element, count: count)
+  }
+
+  init(_ elements: [Element]) {
+    count = elements.count
+    unsafe base = .allocate(capacity: max(count, 1))
+    for (index, element) in elements.enumerated() { unsafe (base + index).initialize(to: element) }
+  }
+
+  @inline(__always) subscript(index: Int) -> Element {
+    @_transparent unsafeAddress {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "index out of range")
+      return unsafe UnsafePointer(base + index)
+    }
+    @_transparent nonmutating unsafeMutableAddress {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count), "index out of range")
+      return unsafe base + index
+    }
+  }
+
+  @inline(__always) var span: UnsafeRawPointer { unsafe UnsafeRawPointer(base) }
+
+  func free() { unsafe base.deallocate() }
+}

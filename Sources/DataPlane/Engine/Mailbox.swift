@@ -1,0 +1,42 @@
+// How other threads speak to a worker: messages in a locked list and a doorbell in its poller.
+import Posix
+package import ProxyMachine
+package import Routing
+private import Synchronization
+
+package final class Mailbox: WorkerInbox {
+  enum Message: Sendable {
+    case answer(SlotAnswer, ticket: UInt64)
+    case sessionEnded(String, reason: String)
+    case table(RoutingTable)
+    case certificates(Certificates)
+    case drain(deadlineMilliseconds: Int)
+  }
+
+  let doorbell = Doorbell()
+  private let messages = Mutex<[Message]>([])
+
+  init() {}
+  deinit { doorbell.close() }
+
+  package func deliver(_ answer: SlotAnswer, ticket: UInt64) { post(.answer(answer, ticket: ticket)) }
+  package func end(session: String, reason: String) { post(.sessionEnded(session, reason: reason)) }
+  package func replace(table: RoutingTable) { post(.table(table)) }
+
+  func post(_ message: Message) {
+    let isFirst = messages.withLock { messages in
+      messages.append(message)
+      return messages.count == 1
+    }
+    if isFirst { doorbell.ring() }
+  }
+
+  func take() -> [Message] {
+    doorbell.silence()
+    return messages.withLock { messages in
+      let taken = messages
+      messages.removeAll()
+      return taken
+    }
+  }
+}

@@ -1,0 +1,224 @@
+// How a client's connection begins: accept, TLS handshake, and what to do next with it by its phase.
+import HTTPWire
+import Observability
+import Posix
+import ProxyMachine
+import TLS
+
+extension Worker {
+  /// Takes what waits on a listener, in bounded batches: the poller says so again while there is more. True: there may be.
+  func accept(_ listener: Int32) -> Bool {
+    let isTLS = s.tlsListeners.contains(listener)
+    for _ in 0..<64 {
+      guard s.clients < s.limits.clientConnections else {
+        pauseAccepting()
+        return false
+      }
+      var address = SocketAddress()
+      let result = Socket.accept(listener, from: &address)
+      guard result >= 0 else {
+        if result == Errno.tooManyFiles || result == Errno.tooManyFilesInSystem {
+          s.metrics.add(.acceptFailures)
+          pauseAccepting()
+        }
+        // Anything else is would-block, or a client that has gone already.
+        return false
+      }
+      let fd = Int32(result)
+      guard Int(fd) < s.slab.capacity else {
+        s.metrics.add(.acceptFailures)
+        Socket.close(fd)
+        return false
+      }
+      begin(fd, from: address, isTLS: isTLS)
+    }
+    return true
+  }
+
+  private func begin(_ fd: Int32, from address: SocketAddress, isTLS: Bool) {
+    let generation = s.slab.open(fd, .client)
+    s.slab[fd].machine = ExchangeMachine(isTLS: isTLS)
+    s.slab[fd].isRemote = !address.isLoopback
+    s.slab[fd].isReadable = true
+    s.clients += 1
+    s.metrics.add(.accepted)
+    if s.slab[fd].isRemote {
+      Socket.keepAlive(
+        fd, idle: s.limits.keepAliveIdleSeconds, interval: s.limits.keepAliveIntervalSeconds,
+        count: s.limits.keepAliveProbes)
+    }
+    if isTLS {
+      guard let window = s.window, let context = s.certificates?.context,
+        let tls = TLSServerConnection(context: context, window: window)
+      else { return closeClient(fd, .internalError) }
+      s.slab[fd].tls = tls
+    }
+    s.poller.addEdgeTriggered(.init(fd: fd, generation: generation))
+    wait(fd, isTLS ? .handshake : .head)
+    advanceClient(fd)
+  }
+
+  /// Stops accepting until the next second: the kernel's backlog holds newcomers meanwhile.
+  private func pauseAccepting() {
+    guard !s.acceptsPaused else { return }
+    s.acceptsPaused = true
+    for listener in s.listeners + s.tlsListeners { s.poller.remove(listener) }
+    s.log.warning("accepting pauses: no room for more connections", ["clients": .int(s.clients)])
+  }
+
+  func resumeAccepting() {
+    guard s.clients < s.limits.clientConnections else { return }
+    s.acceptsPaused = false
+    for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
+  }
+
+  /// Goes on with a client whose socket has something new, or whose turn has come again.
+  func advanceClient(_ fd: Int32) {
+    switch s.slab[fd].machine.phase {
+    case .handshaking: handshake(fd)
+    case .readingHead: readRequest(fd)
+    case .awaitingSlot:
+      // Nobody waits in a queue for a client that has gone. Its request was whole, so a FIN can only mean that.
+      if s.slab[fd].peerEnds, case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: false) {
+        closeClient(fd, reason)
+      }
+    case .connecting: break
+    case .exchanging: if !s.slab[fd].machine.requestIsDone { pump(fd) }
+    case .tunneling: pump(fd)
+    case .finishing: if s.slab[fd].isLingering { discard(fd) }
+    case .closed: break
+    }
+  }
+
+  private func handshake(_ fd: Int32) {
+    guard let tls = s.slab[fd].tls, let window = s.window else { return closeClient(fd, .internalError) }
+    while s.slab[fd].isReadable {
+      let count = receiveCiphertext(fd)
+      guard count > 0 else {
+        if count < 0 { closeClient(fd, count == Errno.connectionReset ? .clientReset : .clientAborted) }
+        return
+      }
+      unsafe window.setInput(s.cipherInput, count: count)
+      unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
+      let step = tls.handshake(window)
+      guard sendCiphertext(fd, window.outputCount) else { return closeClient(fd, .clientReset) }
+      switch step {
+      case .wantRead: continue
+      case .wantWrite:
+        // The output is larger than any handshake flight.
+        return closeClient(fd, .internalError)
+      case .failed(let failure):
+        s.metrics.add(.tlsFailures)
+        s.log.info("a TLS handshake failed", ["reason": .string(failure.reason)])
+        guard failure.kind == .plainHTTP else { return closeClient(fd, .handshakeFailed) }
+        // Nothing of TLS was said yet, so the client can read a plain answer.
+        tls.free()
+        s.slab[fd].tls = nil
+        s.slab[fd].machine = ExchangeMachine(isTLS: false)
+        return answer(
+          fd, 400, "This is the TLS port and a plain request came in. Use https:// or wss:// here.", .handshakeFailed,
+          closes: true)
+      case .done:
+        s.metrics.add(.tlsHandshakes)
+        s.slab[fd].machine.handshakeFinished()
+        wait(fd, .head)
+        // The request may have come with the last flight: what is left of the input is decrypted now.
+        s.slab[fd].inbound.reserve(max(window.inputRemaining, BufferPool.blockBytes), s.pool)
+        let filled = decryptRest(fd, tls, window)
+        guard filled >= 0 else { return closeClient(fd, .clientAborted) }
+        if s.slab[fd].inbound.isEmpty { s.slab[fd].inbound.free(s.pool) }
+        return readRequest(fd)
+      }
+    }
+  }
+
+  /// Decrypts what follows a handshake in the same read into `inbound`; negative when the connection is broken.
+  private func decryptRest(_ fd: Int32, _ tls: TLSServerConnection, _ window: TLSWindow) -> Int {
+    while true {
+      s.slab[fd].inbound.reserve(BufferPool.blockBytes, s.pool)
+      let room = s.slab[fd].inbound.room
+      let buffer = unsafe UnsafeMutableRawBufferPointer(start: s.slab[fd].inbound.end, count: room)
+      switch unsafe tls.read(into: buffer, window) {
+      case .bytes(let count):
+        s.slab[fd].inbound.filled(count)
+        if count < room { return Int(s.slab[fd].inbound.count) }
+      case .wantRead: return Int(s.slab[fd].inbound.count)
+      case .closed:
+        s.slab[fd].inputEnded = true
+        return Int(s.slab[fd].inbound.count)
+      case .failed: return -1
+      }
+    }
+  }
+
+  // MARK: Waits
+
+  /// Sets what the connection waits for and until when.
+  func wait(_ fd: Int32, _ wait: Wait) {
+    let limits = s.limits
+    let milliseconds =
+      switch wait {
+      case .none: 0
+      case .handshake: limits.handshakeMilliseconds
+      case .head: limits.headMilliseconds
+      case .keepAlive: limits.keepAliveMilliseconds
+      case .slot: limits.coordinatorMilliseconds
+      case .connect: limits.connectMilliseconds
+      case .firstByte: limits.firstByteMilliseconds
+      case .body, .flush: limits.bodyMilliseconds
+      case .tunnel: limits.tunnelIdleMilliseconds
+      case .linger: limits.lingerMilliseconds
+      case .instanceIdle: limits.instanceIdleMilliseconds
+      }
+    if wait == .none {
+      s.slab[fd].wait = .none
+    } else {
+      s.timers.set(fd, wait, at: s.now + milliseconds, s.slab)
+    }
+  }
+
+  /// A deadline has passed.
+  func expired(_ fd: Int32) {
+    let wait = s.slab[fd].wait
+    s.slab[fd].wait = .none
+    guard s.slab[fd].kind == .client else {
+      if wait == .instanceIdle, s.slab[fd].peer < 0 {
+        s.metrics.add(.instanceClosesIdle)
+        closeInstance(fd)
+      }
+      return
+    }
+    switch wait {
+    case .none: break
+    case .instanceIdle: preconditionFailure("only instances are kept idle")
+    case .handshake: closeClient(fd, .handshakeTimeout)
+    case .head:
+      if s.slab[fd].inbound.isEmpty {
+        closeClient(fd, .headTimeout)
+      } else {
+        answer(fd, 408, "The request head did not come in time.", .headTimeout, closes: true)
+      }
+    case .keepAlive: closeClient(fd, .idleKeepAlive)
+    case .slot: refuse(fd, .timedOut)
+    case .connect: instanceFailed(fd, .connectTimeout)
+    case .firstByte: instanceFailed(fd, .firstByteTimeout)
+    case .body:
+      // Whoever does not take bytes is slow; else it is whoever does not send them.
+      let peer = s.slab[fd].peer
+      if !s.slab[fd].outbound.isEmpty {
+        closeClient(fd, .slowReader)
+      } else if s.slab[fd].machine.responseHasStarted || (peer >= 0 && !s.slab[peer].outbound.isEmpty) {
+        if s.slab[fd].machine.responseHasStarted {
+          closeClient(fd, .cutBody)
+        } else {
+          instanceFailed(fd, .firstByteTimeout)
+        }
+      } else {
+        answer(fd, 408, "The request body did not come in time.", .bodyTimeout, closes: true)
+      }
+    case .flush: closeClient(fd, .slowReader)
+    case .tunnel: closeClient(fd, .tunnelIdle)
+    case .linger: closeClient(fd, s.slab[fd].closeReason)
+    }
+  }
+}

@@ -1,0 +1,143 @@
+// How a client's connection ends: answers of our own, the last flush, the linger, the close with its reason.
+import HTTPWire
+import JSON
+import Posix
+import ProxyMachine
+import TLS
+
+extension Worker {
+  /// Answers a request ourselves with `{"error": sentence}`.
+  /// - Parameters:
+  ///   - reason: counted when the connection ends with this answer.
+  ///   - closes: whether the connection must end, because its next byte is not known to start a request.
+  ///   - retryAfter: seconds after which the client may succeed.
+  func answer(
+    _ fd: Int32, _ status: Int, _ sentence: String, _ reason: CloseReason, closes: Bool, retryAfter: Int? = nil
+  ) {
+    let body = JSON.object(["error": .string(sentence)]).bytes
+    answer(fd, status, contentType: "application/json", body: body, reason, closes: closes, retryAfter: retryAfter)
+  }
+
+  func answer(
+    _ fd: Int32, _ status: Int, contentType: String, body: [UInt8], _ reason: CloseReason, closes: Bool,
+    retryAfter: Int? = nil
+  ) {
+    guard s.slab[fd].machine.mayAnswer else { return closeClient(fd, reason) }
+    dropInstance(fd, reuse: false)
+    endVisit(fd)
+    let isHead = s.slab[fd].machine.isHead
+    let action = s.slab[fd].machine.answeredLocally(closes: closes)
+    var ends = false
+    if case .finish = action { ends = true }
+    var text = "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
+    if let retryAfter { text += "Retry-After: \(retryAfter)\r\n" }
+    text += ends ? "Connection: close\r\n\r\n" : "\r\n"
+    var bytes = Array(text.utf8)
+    if !isHead { bytes += body }
+    countAnswer(status, bytes.count)
+    guard unsafe bytes.withUnsafeBytes({ unsafe send(fd, $0.baseAddress!, $0.count) }) else {
+      return closeClient(fd, .clientReset)
+    }
+    if ends { finish(fd, closes ? reason : .responseComplete) } else { completed(fd, action) }
+  }
+
+  private func countAnswer(_ status: Int, _ bytes: Int) {
+    s.metrics.add(.bytesToClients, bytes)
+    switch status {
+    case ..<300: s.metrics.add(.responses2xx)
+    case ..<500: s.metrics.add(.responses4xx)
+    default: s.metrics.add(.responses5xx)
+    }
+  }
+
+  private static func phrase(_ status: Int) -> String {
+    switch status {
+    case 200: "OK"
+    case 400: "Bad Request"
+    case 404: "Not Found"
+    case 405: "Method Not Allowed"
+    case 408: "Request Timeout"
+    case 409: "Conflict"
+    case 414: "URI Too Long"
+    case 417: "Expectation Failed"
+    case 429: "Too Many Requests"
+    case 431: "Request Header Fields Too Large"
+    case 501: "Not Implemented"
+    case 502: "Bad Gateway"
+    case 503: "Service Unavailable"
+    case 504: "Gateway Timeout"
+    case 505: "HTTP Version Not Supported"
+    default: "Error"
+    }
+  }
+
+  /// Ends the connection once everything for the client is written.
+  func finish(_ fd: Int32, _ reason: CloseReason) {
+    s.slab[fd].closeReason = reason
+    s.slab[fd].body.mode = .idle
+    if s.slab[fd].outbound.isEmpty { finishNow(fd) } else { wait(fd, .flush) }
+  }
+
+  /// Everything is written. A client that may still be sending gets a FIN and time to read the answer: closing at once
+  /// would reset the connection and could destroy the answer on its way (RFC 9112 §9.6).
+  func finishNow(_ fd: Int32) {
+    guard !s.slab[fd].isLingering else { return }
+    endOutput(fd)
+    guard s.slab[fd].outbound.isEmpty else { return }
+    let mayBeSending = !s.slab[fd].machine.requestIsDone || s.slab[fd].closeReason != .responseComplete
+    guard mayBeSending, !s.slab[fd].inputEnded else { return closeClient(fd, s.slab[fd].closeReason) }
+    s.slab[fd].isLingering = true
+    s.slab[fd].inbound.free(s.pool)
+    wait(fd, .linger)
+    discard(fd)
+  }
+
+  /// Reads what a lingering client still sends, and drops it.
+  func discard(_ fd: Int32) {
+    for _ in 0..<s.limits.roundsPerTurn {
+      guard s.slab[fd].isReadable else { return }
+      let count = unsafe Socket.receive(fd, s.input, s.limits.smallestPiece)
+      if count == Errno.again {
+        s.slab[fd].isReadable = false
+        return
+      }
+      if count <= 0 { return closeClient(fd, s.slab[fd].closeReason) }
+    }
+    later(fd)
+  }
+
+  /// Ends a client's connection and everything that hangs on it. Every end comes through here and is counted.
+  func closeClient(_ fd: Int32, _ reason: CloseReason) {
+    guard s.slab[fd].kind == .client else { return }
+    s.metrics.closed(reason)
+    let isCut = s.slab[fd].machine.responseHasStarted && s.slab[fd].body.mode != .tunnel && reason.cutsAnswer
+    if isCut { Socket.resetOnClose(fd) }
+    dropInstance(fd, reuse: false)
+    endVisit(fd)
+    releaseSession(fd)
+    if s.slab[fd].isTunnel { s.tunnels -= 1 }
+    s.clients -= 1
+    release(fd)
+  }
+
+  /// Gives back all that a connection of either kind holds.
+  func release(_ fd: Int32) {
+    s.timers.unlink(fd, s.slab)
+    abandonPipe(fd)
+    s.slab[fd].inbound.free(s.pool)
+    s.slab[fd].outbound.free(s.pool)
+    s.slab[fd].tls?.free()
+    s.slab.close(fd)
+    Socket.close(fd)
+  }
+}
+
+extension CloseReason {
+  /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
+  var cutsAnswer: Bool {
+    switch self {
+    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline: true
+    default: false
+    }
+  }
+}

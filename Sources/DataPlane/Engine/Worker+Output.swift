@@ -1,0 +1,137 @@
+// Writing: straight to the kernel, and what it does not take into `outbound` until it does.
+import HTTPWire
+import Posix
+import ProxyMachine
+import TLS
+
+extension Worker {
+  /// Sends plain bytes or keeps them in order behind what waits already. False: the connection is broken.
+  @inline(__always) func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
+    if s.slab[fd].tls != nil { return unsafe encrypt(fd, bytes, count) }
+    return unsafe sendRaw(fd, bytes, count)
+  }
+
+  /// A head in `headOutput` and what follows it, with one system call where there is no TLS. A short rest is copied behind
+  /// the head: that is cheaper than a second piece for sendmsg(2).
+  func sendHead(_ fd: Int32, _ headCount: Int, _ body: UnsafeRawPointer, _ bodyCount: Int) -> Bool {
+    let head = unsafe UnsafeRawPointer(s.headOutput)
+    if bodyCount <= 2_048, headCount + bodyCount <= s.headOutputCapacity {
+      if bodyCount > 0 { unsafe UnsafeMutableRawPointer(s.headOutput + headCount).copyMemory(from: body, byteCount: bodyCount) }
+      return unsafe send(fd, head, headCount + bodyCount)
+    }
+    guard s.slab[fd].tls == nil, s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable else {
+      return unsafe send(fd, head, headCount) && send(fd, body, bodyCount)
+    }
+    var sent = unsafe Socket.send(fd, head, headCount, body, bodyCount)
+    if sent < 0 {
+      guard sent == Errno.again else { return false }
+      sent = 0
+    }
+    if sent < headCount {
+      s.slab[fd].isWritable = false
+      unsafe s.slab[fd].outbound.append(head + sent, headCount - sent, s.pool)
+      unsafe s.slab[fd].outbound.append(body, bodyCount, s.pool)
+    } else if sent < headCount + bodyCount {
+      s.slab[fd].isWritable = false
+      let offset = sent - headCount
+      unsafe s.slab[fd].outbound.append(body + offset, bodyCount - offset, s.pool)
+    }
+    return true
+  }
+
+  @inline(__always) private func sendRaw(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
+    var sent = 0
+    if s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable {
+      sent = unsafe Socket.send(fd, bytes, count)
+      if sent < 0 {
+        guard sent == Errno.again else { return false }
+        sent = 0
+      }
+    }
+    if sent < count {
+      s.slab[fd].isWritable = false
+      unsafe s.slab[fd].outbound.append(bytes + sent, count - sent, s.pool)
+    }
+    return true
+  }
+
+  private func encrypt(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
+    guard let tls = s.slab[fd].tls, let window = s.window else { preconditionFailure("a TLS client has both") }
+    var taken = 0
+    while taken < count {
+      unsafe window.setInput(nil, count: 0)
+      unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
+      switch unsafe tls.write(UnsafeRawBufferPointer(start: bytes + taken, count: count - taken), window) {
+      case .bytes(let more): taken += more
+      case .failed: return false
+      }
+      guard sendCiphertext(fd, window.outputCount) else { return false }
+    }
+    return true
+  }
+
+  /// Sends the first bytes of the ciphertext scratch as they are.
+  func sendCiphertext(_ fd: Int32, _ count: Int) -> Bool {
+    count == 0 ? true : unsafe sendRaw(fd, s.cipherOutput, count)
+  }
+
+  /// Writes what waits. False when the connection ended here: broken, or closed after its last byte.
+  func flush(_ fd: Int32) -> Bool {
+    while !s.slab[fd].outbound.isEmpty {
+      let sent = unsafe Socket.send(fd, s.slab[fd].outbound.pointer, Int(s.slab[fd].outbound.count))
+      if sent == Errno.again {
+        s.slab[fd].isWritable = false
+        return true
+      }
+      guard sent >= 0 else {
+        broken(fd)
+        return false
+      }
+      s.slab[fd].moved = true
+      s.slab[fd].outbound.consume(sent, s.pool)
+    }
+    return flushed(fd)
+  }
+
+  /// Nothing waits any more: what was put off until then happens now, and the other side may send again.
+  private func flushed(_ fd: Int32) -> Bool {
+    if s.slab[fd].endsOutput { endOutput(fd) }
+    if s.slab[fd].kind == .client, s.slab[fd].machine.phase == .finishing {
+      finishNow(fd)
+      return s.slab[fd].kind == .client
+    }
+    let peer = s.slab[fd].peer
+    if peer >= 0 {
+      if s.slab[peer].pipeBytes > 0 || s.slab[peer].body.mode != .idle { pump(peer) }
+    }
+    return s.slab[fd].kind != .free
+  }
+
+  /// Ends our direction after the last byte: FIN, and close_notify before it.
+  func endOutput(_ fd: Int32) {
+    guard s.slab[fd].outbound.isEmpty else {
+      s.slab[fd].endsOutput = true
+      return
+    }
+    guard !s.slab[fd].outputEnded else { return }
+    s.slab[fd].endsOutput = false
+    s.slab[fd].outputEnded = true
+    if let tls = s.slab[fd].tls, let window = s.window {
+      unsafe window.setInput(nil, count: 0)
+      unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
+      tls.shutdown(window)
+      _ = sendCiphertext(fd, window.outputCount)
+    }
+    Socket.shutdownWrite(fd)
+  }
+
+  /// A read or write said that the connection is no more.
+  func broken(_ fd: Int32) {
+    if s.slab[fd].kind == .client {
+      closeClient(fd, .clientReset)
+    } else {
+      let client = s.slab[fd].peer
+      if client >= 0 { instanceLost(client, .reset) } else { closeInstance(fd) }
+    }
+  }
+}

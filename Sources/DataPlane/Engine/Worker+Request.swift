@@ -1,0 +1,290 @@
+// A request's way to an instance: read its head, find its route, choose an instance, connect or reuse, send it on.
+import HTTPWire
+import Observability
+import Posix
+import ProxyMachine
+import Routing
+
+extension Worker {
+  /// Reads a client's next request as far as it has come. Called between requests only.
+  func readRequest(_ fd: Int32) {
+    var looked = false
+    while s.slab[fd].kind == .client, s.slab[fd].machine.phase == .readingHead {
+      // While an answer is still on its way to this client, its next request waits (a bound on pipelining).
+      guard s.slab[fd].outbound.isEmpty else { return }
+      if s.slab[fd].inbound.isEmpty || looked {
+        switch receiveHead(fd) {
+        case .bytes(let count): s.metrics.add(.bytesFromClients, count)
+        case .wouldBlock: return
+        case .end:
+          if case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: !s.slab[fd].inbound.isEmpty) {
+            closeClient(fd, reason)
+          }
+          return
+        case .reset: return closeClient(fd, .clientReset)
+        }
+      }
+      if s.slab[fd].wait == .keepAlive { wait(fd, .head) }
+      switch s.parser.parse(.request, s.slab[fd].inbound.span, into: &s.head) {
+      case .needsMore: looked = true
+      case .failed(let error): return refuseBadRequest(fd, error)
+      case .complete:
+        looked = false
+        s.slab[fd].heldHead = Int32(s.head.byteCount)
+        s.slab[fd].requestStarted = Clock.monotonicMicroseconds
+        s.metrics.add(.requests)
+        route(fd)
+      }
+    }
+  }
+
+  private func refuseBadRequest(_ fd: Int32, _ error: HTTPError) {
+    s.log.info(
+      "a request was refused",
+      ["status": .int(error.status), "reason": .string(error.sentence), "bytes": .int(Int(s.slab[fd].inbound.count))])
+    if error == .tlsOnPlainPort {
+      // Nobody there would read an HTTP answer.
+      return closeClient(fd, .badRequest)
+    }
+    answer(fd, error.status, error.sentence, .badRequest, closes: true)
+  }
+
+  /// The head in `s.head` is the client's current request. Finds out where it goes.
+  private func route(_ fd: Int32) {
+    let route = s.table.match(s.slab[fd].inbound.span, authority: s.head.authority, path: s.head.path)
+    guard route >= 0 else {
+      _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+      return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: false)
+    }
+    let pool = s.table.pools[Int(s.table.routes[route].pool)]
+    if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
+    s.slab[fd].stripped = Int32(s.table.strippedBytes(route))
+    _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+    chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
+  }
+
+  func requestFacts() -> RequestFacts {
+    RequestFacts(
+      keepsAlive: s.head.keepsAlive, hasBody: s.head.framing != .none, isHead: s.head.isHead,
+      upgrades: s.head.upgrade == .webSocket, isIdempotent: s.head.isGet || s.head.isHead,
+      isVersion10: s.head.minorVersion == 0)
+  }
+
+  // MARK: Choice
+
+  /// Picks an instance of an unlimited pool and connects to it.
+  func chooseInstance(_ fd: Int32, pool: Int, strategy: UInt8) {
+    let members = s.table.pools[pool].members
+    guard members.count > 0 else {
+      return answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+    }
+    connect(fd, instance: pick(pool, members, strategy))
+  }
+
+  private func pick(_ pool: Int, _ members: Slice, _ strategy: UInt8) -> Int32 {
+    if strategy == Strategy.roundRobinIndex || members.count == 1 {
+      let cursor = s.table.pools[pool].cursor
+      s.table.pools[pool].cursor = cursor &+ 1
+      return s.table.members[members.lower + Int(cursor % members.count)]
+    }
+    // A random start makes equal members equally likely.
+    let start = Int(nextRandom() % UInt64(members.count))
+    var best = s.table.members[members.lower + start]
+    guard strategy == Strategy.leastConnectionsIndex else { return best }
+    for offset in 1..<Int(members.count) {
+      let candidate = s.table.members[members.lower + (start + offset) % Int(members.count)]
+      if s.instances[Int(candidate)].active < s.instances[Int(best)].active { best = candidate }
+    }
+    return best
+  }
+
+  /// xorshift64: spreads well enough for balancing, costs a nanosecond.
+  func nextRandom() -> UInt64 {
+    var x = s.random
+    x ^= x << 13
+    x ^= x >> 7
+    x ^= x << 17
+    s.random = x
+    return x
+  }
+
+  // MARK: Connection to the instance
+
+  /// Takes a kept connection to the instance or makes one.
+  func connect(_ fd: Int32, instance: Int32) {
+    s.slab[fd].instance = instance
+    s.instances[Int(instance)].active += 1
+    s.instances[Int(instance)].requests += 1
+    if let kept = takeIdle(instance: instance) {
+      s.metrics.add(.instanceReuses)
+      s.slab[kept].peer = fd
+      s.slab[fd].peer = kept
+      wait(kept, .none)
+      s.slab[fd].machine.connected(reused: true)
+      sendRequest(fd)
+    } else {
+      connect(fd, to: s.instances[Int(instance)].address)
+    }
+  }
+
+  /// Begins a new connection for the client's request.
+  func connect(_ fd: Int32, to address: SocketAddress) {
+    let (result, pending) = Socket.connect(address)
+    guard result >= 0, result < s.slab.capacity else {
+      if result >= 0 { Socket.close(Int32(result)) }
+      return instanceFailed(fd, .connectFailed)
+    }
+    let instance = Int32(result)
+    let generation = s.slab.open(instance, .instance)
+    s.slab[instance].instance = s.slab[fd].instance
+    s.slab[instance].peer = fd
+    s.slab[fd].peer = instance
+    s.instanceConnections += 1
+    s.metrics.add(.instanceConnections)
+    s.poller.addEdgeTriggered(.init(fd: instance, generation: generation))
+    if pending {
+      s.slab[instance].isConnecting = true
+      s.slab[instance].isWritable = false
+      wait(fd, .connect)
+    } else {
+      s.slab[fd].machine.connected(reused: false)
+      sendRequest(fd)
+    }
+  }
+
+  /// The kernel says what became of a connection attempt.
+  func connectEnded(_ instance: Int32) {
+    let client = s.slab[instance].peer
+    s.slab[instance].isConnecting = false
+    guard Socket.takeError(instance) == 0 else {
+      if client >= 0 { instanceFailed(client, .connectFailed) } else { closeInstance(instance) }
+      return
+    }
+    guard client >= 0 else { return closeInstance(instance) }
+    s.slab[client].machine.connected(reused: false)
+    if reparse(client) { sendRequest(client) }
+  }
+
+  /// Parses the held head again: the worker's one head was used for others meanwhile.
+  func reparse(_ fd: Int32) -> Bool {
+    guard s.parser.parse(.request, s.slab[fd].inbound.span, into: &s.head) == .complete else {
+      closeClient(fd, .internalError)
+      return false
+    }
+    return true
+  }
+
+  /// Writes the request in `s.head` for the instance and sends it, with what has come of its body.
+  func sendRequest(_ fd: Int32) {
+    let instance = s.slab[fd].peer
+    guard let headBytes = writeRequestHead(fd) else {
+      return answer(fd, 431, "The header section is too large to be forwarded.", .badRequest, closes: true)
+    }
+    s.slab[fd].body = BodyState(s.head.framing)
+    let held = Int(s.slab[fd].heldHead)
+    var bodyBytes = 0
+    var ended = true
+    if s.slab[fd].body.mode != .idle {
+      let available = Int(s.slab[fd].inbound.count) - held
+      guard let followed = follow(fd, s.slab[fd].inbound.span.extracting(held..<held + available)) else {
+        return refuseBadBody(fd)
+      }
+      (bodyBytes, ended) = followed
+    }
+    guard
+      unsafe sendHead(instance, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
+    else { return instanceLost(fd, .reset) }
+    if bodyBytes > 0 {
+      s.slab[fd].machine.bodyForwarded()
+      dropHeldHead(fd)
+      s.slab[fd].inbound.consume(bodyBytes, s.pool)
+    }
+    if ended {
+      s.slab[fd].body.mode = .idle
+      if bodyBytes > 0 { _ = s.slab[fd].machine.requestBodyEnded() }
+      wait(fd, .firstByte)
+    } else {
+      wait(fd, .body)
+      pump(fd)
+    }
+  }
+
+  private func writeRequestHead(_ fd: Int32) -> Int? {
+    var changes = RequestChanges()
+    changes.stripped = Int(s.slab[fd].stripped)
+    changes.upgrades = s.slab[fd].machine.upgrades
+    var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
+    let bytes = s.slab[fd].inbound.span
+    guard let visit = s.visits[fd] else {
+      let none = Span<UInt8>()
+      return s.head.writeRequest(bytes, changes: changes, target: none, host: none, into: &output)
+    }
+    changes.dropsOrigin = visit.speaksDevTools
+    let host = visit.speaksDevTools ? Array(visit.host.utf8) : []
+    let target = Array(visit.upstreamTarget.utf8)
+    return s.head.writeRequest(bytes, changes: changes, target: target.span, host: host.span, into: &output)
+  }
+
+  func refuseBadBody(_ fd: Int32) {
+    s.log.info("a request body was refused", ["reason": "its chunked coding is malformed"])
+    answer(fd, 400, "The chunked coding of the body is malformed.", .badRequest, closes: true)
+  }
+
+  /// The held head is not needed for another attempt any more.
+  func dropHeldHead(_ fd: Int32) {
+    let held = Int(s.slab[fd].heldHead)
+    guard held > 0 else { return }
+    s.slab[fd].heldHead = 0
+    s.slab[fd].inbound.consume(held, s.pool)
+  }
+
+  // MARK: Faults
+
+  /// No connection came to stand, or no answer came in time.
+  func instanceFailed(_ fd: Int32, _ fault: InstanceFault) {
+    let place = s.slab[fd].instance
+    if place >= 0 { s.instances[Int(place)].failures += 1 }
+    instanceLost(fd, fault)
+  }
+
+  /// The instance of this client's request is of no more use: another attempt, an answer, or a cut.
+  func instanceLost(_ fd: Int32, _ fault: InstanceFault) {
+    dropInstance(fd, reuse: false)
+    if s.slab[fd].isTunnel { return closeClient(fd, fault == .reset ? .instanceReset : .tunnelEnded) }
+    switch s.slab[fd].machine.fault(fault) {
+    case .retry:
+      s.metrics.add(.retries)
+      retry(fd)
+    case .answer(let status, let reason):
+      s.log.warning(
+        "an instance failed a request", ["status": .int(status), "reason": .string(reason.label)])
+      answer(fd, status, Self.sentence(of: reason), reason, closes: true)
+    case .cut(let reason): closeClient(fd, reason)
+    }
+  }
+
+  private func retry(_ fd: Int32) {
+    guard reparse(fd) else { return }
+    if let visit = s.visits[fd] {
+      guard let address = visit.address else { return closeClient(fd, .internalError) }
+      return connect(fd, to: address)
+    }
+    let route = s.table.match(s.slab[fd].inbound.span, authority: s.head.authority, path: s.head.path)
+    guard route >= 0 else {
+      return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: true)
+    }
+    chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
+  }
+
+  private static func sentence(of reason: CloseReason) -> String {
+    switch reason {
+    case .connectFailed: "The instance refuses connections."
+    case .connectTimeout: "The instance does not accept connections in time."
+    case .instanceClosedEarly: "The instance closed the connection before it answered."
+    case .instanceReset: "The instance reset the connection before it answered."
+    case .firstByteTimeout: "The instance did not answer in time."
+    case .badResponse: "The instance's answer is no valid HTTP response."
+    default: "The instance failed."
+    }
+  }
+}

@@ -1,0 +1,239 @@
+// An instance's answer: read its head, decide, send it on; and the kept connections between requests.
+import HTTPWire
+import Posix
+import ProxyMachine
+
+extension Worker {
+  /// Goes on with an instance's connection that has something new.
+  func advanceInstance(_ fd: Int32) {
+    let client = s.slab[fd].peer
+    guard client >= 0 else {
+      // A kept connection has nothing to say but its end; anything else would answer a request nobody made.
+      s.metrics.add(.instanceClosesIdle)
+      return closeInstance(fd)
+    }
+    switch s.slab[client].machine.phase {
+    case .exchanging:
+      if s.slab[client].machine.responseHasStarted || s.slab[fd].body.mode == .collect {
+        pump(fd)
+      } else {
+        readResponse(fd, client)
+      }
+    case .tunneling: pump(fd)
+    default: break
+    }
+  }
+
+  private func readResponse(_ fd: Int32, _ client: Int32) {
+    while s.slab[fd].kind == .instance, s.slab[fd].peer == client, !s.slab[client].machine.responseHasStarted {
+      // What came before of an unfinished head stands first in the scratch, the new bytes behind it.
+      let held = Int(s.slab[fd].inbound.count)
+      if held > 0 { unsafe s.input.copyMemory(from: s.slab[fd].inbound.pointer, byteCount: held) }
+      let received = unsafe receive(fd, s.input + held, s.limits.smallestPiece)
+      guard case .bytes(let count) = received else {
+        switch received {
+        case .wouldBlock, .bytes: return
+        case .end: return instanceLost(client, .closed)
+        case .reset: return instanceLost(client, .reset)
+        }
+      }
+      if held > 0 { s.slab[fd].inbound.consume(held, s.pool) }
+      if !takeResponse(fd, client, held + count) { return }
+    }
+  }
+
+  /// Looks at what is in the scratch. True: more is to be read for the head.
+  private func takeResponse(_ fd: Int32, _ client: Int32, _ count: Int) -> Bool {
+    var offset = 0
+    while true {
+      let bytes = unsafe Span<UInt8>(
+        _unsafeStart: (s.input + offset).assumingMemoryBound(to: UInt8.self), count: count - offset)
+      switch s.parser.parse(.response, bytes, into: &s.head) {
+      case .failed:
+        instanceFailed(client, .badResponse)
+        return false
+      case .needsMore:
+        if offset < count { unsafe s.slab[fd].inbound.append(s.input + offset, count - offset, s.pool) }
+        return true
+      case .complete: break
+      }
+      if collects(fd, client, bytes) { return false }
+      let facts = ResponseFacts(
+        status: s.head.status, framing: s.head.framing, keepsAlive: s.head.keepsAlive, upgrade: s.head.upgrade)
+      switch s.slab[client].machine.responseRead(facts) {
+      case .relayInterim:
+        s.metrics.add(.responses1xx)
+        guard unsafe sendResponseHead(client, bytes, closes: false, s.input, 0) else {
+          closeClient(client, .clientReset)
+          return false
+        }
+        offset += s.head.byteCount
+      case .relay(let framing, let closes):
+        beginResponse(fd, client, bytes, framing, closes: closes, offset: offset, count: count)
+        return false
+      case .tunnel:
+        beginTunnel(fd, client, bytes, offset: offset, count: count)
+        return false
+      case .fail(let action):
+        dropInstance(client, reuse: false)
+        switch action {
+        case .answer(let status, let reason):
+          answer(client, status, "The instance switched protocols although nobody asked it to.", reason, closes: true)
+        case .retry, .cut: closeClient(client, .badResponse)
+        }
+        return false
+      }
+    }
+  }
+
+  private func sendResponseHead(
+    _ client: Int32, _ bytes: Span<UInt8>, closes: Bool, _ body: UnsafeRawPointer, _ bodyCount: Int
+  ) -> Bool {
+    var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
+    guard
+      let headBytes = s.head.writeResponse(
+        bytes, closes: closes, toVersion10: s.slab[client].machine.isVersion10, into: &output)
+    else { return false }
+    s.metrics.add(.bytesToClients, headBytes + bodyCount)
+    return unsafe sendHead(client, headBytes, body, bodyCount)
+  }
+
+  private func beginResponse(
+    _ fd: Int32, _ client: Int32, _ bytes: Span<UInt8>, _ framing: BodyFraming, closes: Bool, offset: Int, count: Int
+  ) {
+    countStatus(s.head.status)
+    s.slab[fd].body = BodyState(framing)
+    let bodyStart = s.head.byteCount
+    var take = 0
+    var ended = true
+    if s.slab[fd].body.mode != .idle {
+      guard let followed = follow(fd, bytes.extracting(bodyStart..<bytes.count)) else {
+        return closeClient(client, .badResponse)
+      }
+      (take, ended) = followed
+    }
+    if offset + bodyStart + take < count { s.slab[fd].isDirty = true }
+    guard
+      unsafe sendResponseHead(client, bytes, closes: closes, s.input + offset + bodyStart, take)
+    else { return closeClient(client, .clientReset) }
+    dropHeldHead(client)
+    if ended {
+      responseEnded(fd, client, framing)
+    } else {
+      wait(client, .body)
+      pump(fd)
+    }
+  }
+
+  private func countStatus(_ status: Int) {
+    switch status {
+    case ..<300: s.metrics.add(.responses2xx)
+    case ..<400: s.metrics.add(.responses3xx)
+    case ..<500: s.metrics.add(.responses4xx)
+    default: s.metrics.add(.responses5xx)
+    }
+  }
+
+  /// The response has been forwarded in full.
+  func responseEnded(_ fd: Int32, _ client: Int32, _ framing: BodyFraming) {
+    s.slab[fd].body.mode = .idle
+    s.metrics.took(microseconds: Clock.monotonicMicroseconds - s.slab[client].requestStarted)
+    completed(client, s.slab[client].machine.responseBodyEnded(framing: framing))
+  }
+
+  /// Both sides of an exchange are done.
+  func completed(_ client: Int32, _ action: ExchangeMachine.CompleteAction) {
+    switch action {
+    case .nextRequest(let reuse):
+      dropInstance(client, reuse: reuse)
+      endVisit(client)
+      dropHeldHead(client)
+      wait(client, .keepAlive)
+      // A pipelined request, or one that came while this one was answered.
+      if !s.slab[client].inbound.isEmpty || s.slab[client].isReadable { later(client) }
+    case .finish(let reason, let reuse):
+      dropInstance(client, reuse: reuse)
+      finish(client, reason)
+    }
+  }
+
+  // MARK: Tunnels
+
+  private func beginTunnel(_ fd: Int32, _ client: Int32, _ bytes: Span<UInt8>, offset: Int, count: Int) {
+    let headBytes = s.head.byteCount
+    let rest = count - offset - headBytes
+    guard unsafe sendResponseHead(client, bytes, closes: false, s.input + offset + headBytes, rest) else {
+      return closeClient(client, .clientReset)
+    }
+    dropHeldHead(client)
+    endVisit(client)
+    s.metrics.add(.responses1xx)
+    s.metrics.add(.tunnels)
+    s.tunnels += 1
+    s.slab[client].isTunnel = true
+    s.slab[fd].body.mode = .tunnel
+    s.slab[client].body.mode = .tunnel
+    wait(client, .tunnel)
+    pump(client)
+    if s.slab[fd].kind == .instance, s.slab[fd].peer == client { pump(fd) }
+  }
+
+  // MARK: Kept connections
+
+  /// Parts a client from its instance's connection, which is kept for the next request or closed.
+  func dropInstance(_ client: Int32, reuse: Bool) {
+    let place = s.slab[client].instance
+    if place >= 0 {
+      s.instances[Int(place)].active -= 1
+      s.slab[client].instance = -1
+    }
+    let fd = s.slab[client].peer
+    guard fd >= 0 else { return }
+    s.slab[client].peer = -1
+    s.slab[fd].peer = -1
+    let usable =
+      reuse && place >= 0 && s.instances[Int(place)].inTable && !s.isDraining && !s.slab[fd].isDirty
+      && !s.slab[fd].peerEnds && !s.slab[fd].inputEnded && s.slab[fd].outbound.isEmpty && s.slab[fd].inbound.isEmpty
+      && Int(s.instances[Int(place)].idleCount) < s.limits.idleInstanceConnections
+    guard usable else { return closeInstance(fd) }
+    s.slab[fd].body = BodyState()
+    let head = s.instances[Int(place)].idleHead
+    s.slab[fd].idleNext = head
+    s.slab[fd].idlePrevious = -1
+    if head >= 0 { s.slab[head].idlePrevious = fd }
+    s.instances[Int(place)].idleHead = fd
+    s.instances[Int(place)].idleCount += 1
+    wait(fd, .instanceIdle)
+  }
+
+  func takeIdle(instance: Int32) -> Int32? {
+    let fd = s.instances[Int(instance)].idleHead
+    guard fd >= 0 else { return nil }
+    unlinkIdle(fd)
+    return fd
+  }
+
+  private func unlinkIdle(_ fd: Int32) {
+    let place = Int(s.slab[fd].instance)
+    let next = s.slab[fd].idleNext
+    let previous = s.slab[fd].idlePrevious
+    if previous >= 0 { s.slab[previous].idleNext = next } else { s.instances[place].idleHead = next }
+    if next >= 0 { s.slab[next].idlePrevious = previous }
+    s.slab[fd].idleNext = -1
+    s.slab[fd].idlePrevious = -1
+    s.instances[place].idleCount -= 1
+  }
+
+  func closeIdle(instance: Int32) {
+    while s.instances[Int(instance)].idleHead >= 0 { closeInstance(s.instances[Int(instance)].idleHead) }
+  }
+
+  /// Closes an instance's connection that no client is joined to.
+  func closeInstance(_ fd: Int32) {
+    let place = s.slab[fd].instance
+    let isIdle = place >= 0 && (s.slab[fd].idlePrevious >= 0 || s.instances[Int(place)].idleHead == fd)
+    if isIdle { unlinkIdle(fd) }
+    s.instanceConnections -= 1
+    release(fd)
+  }
+}

@@ -1,0 +1,300 @@
+// One worker: a thread with its own listeners, poller, connections, timers and view of the routing table. Nothing here is
+// shared with another thread but the mailbox and the metrics. The other Worker files are its methods by phase:
+// Accept → Request (→ Sessions) → Instance → Response → Relay / Splice → Finish; Output and Input move bytes.
+import CLinux
+import HTTPWire
+import Observability
+import Posix
+import ProxyMachine
+import Routing
+import TLS
+
+/// What a worker is started with.
+struct WorkerConfiguration: Sendable {
+  var index: Int
+  var limits: EngineLimits
+  var spliceMode: SpliceMode
+  var listeners: [Int32]
+  var tlsListeners: [Int32]
+  var certificates: Certificates?
+  var mailbox: Mailbox
+  var metrics: WorkerMetrics
+  var coordinator: any Coordinator
+  var log: LogWriter
+  var slabCapacity: Int
+}
+
+/// All state of one worker, behind a pointer so that no access costs an exclusivity check.
+@safe struct WorkerState: ~Copyable {
+  let index: Int
+  let limits: EngineLimits
+  let parser: HeadParser
+  let spliceMode: SpliceMode
+  let mailbox: Mailbox
+  let metrics: WorkerMetrics
+  let coordinator: any Coordinator
+  let log: LogWriter
+  let slab: Slab
+  let pool = BufferPool()
+  let poller = Poller()
+  let window: TLSWindow?
+
+  var listeners: [Int32]
+  var tlsListeners: [Int32]
+  var certificates: Certificates?
+  var table: CompiledTable
+  var instances: FixedArray<InstanceSlot>
+  var instancePlaces: [String: Int32] = [:]
+  var freeInstancePlaces: [Int32] = []
+  var timers: TimerWheel
+  /// Monotonic milliseconds at the start of this turn of the loop.
+  var now: Int
+  var clients = 0
+  var instanceConnections = 0
+  var tunnels = 0
+  var acceptsPaused = false
+  var isDraining = false
+  var drainDeadline = Int.max
+  var nextSecond: Int
+  var random: UInt64
+  /// Connections that had more to do when their turn was over.
+  var again: [Poller.Token] = []
+
+  // Sessions and discovery: off the way of plain requests.
+  var nextTicket: UInt64 = 1
+  var tickets: [UInt64: Int32] = [:]
+  var sessions = SessionSockets()
+  var visits: [Int32: Visit] = [:]
+  /// The session that a connection's first discovery reserved.
+  var reservations: [Int32: String] = [:]
+
+  // Scratch memory, valid within one call only.
+  var head = Head()
+  let input: UnsafeMutableRawPointer
+  let cipherInput: UnsafeMutableRawPointer
+  let cipherOutput: UnsafeMutableRawPointer
+  let cipherOutputCapacity: Int
+  let headOutput: UnsafeMutablePointer<UInt8>
+  let headOutputCapacity: Int
+  var pipes: [Pipe] = []
+  var freePipes: [Int32] = []
+
+  init(_ configuration: WorkerConfiguration) {
+    index = configuration.index
+    limits = configuration.limits
+    parser = HeadParser(limits: configuration.limits.http)
+    spliceMode = configuration.spliceMode
+    mailbox = configuration.mailbox
+    metrics = configuration.metrics
+    coordinator = configuration.coordinator
+    log = configuration.log
+    slab = Slab(capacity: configuration.slabCapacity)
+    listeners = configuration.listeners
+    tlsListeners = configuration.tlsListeners
+    certificates = configuration.certificates
+    window = configuration.tlsListeners.isEmpty ? nil : TLSWindow()
+    now = Clock.monotonicMilliseconds
+    timers = TimerWheel(now: now)
+    nextSecond = now + 1_000
+    random = UInt64.random(in: 1...UInt64.max)
+    instances = FixedArray(repeating: InstanceSlot(), count: 0)
+    table = CompiledTable(RoutingTable(pools: [], routes: [], instances: []), place: { _ in nil })
+    unsafe input = .allocate(byteCount: limits.largestPiece, alignment: 64)
+    let hasTLS = !configuration.tlsListeners.isEmpty
+    cipherOutputCapacity = hasTLS ? limits.largestPiece + limits.largestPiece / 256 + 65_536 : 0
+    unsafe cipherInput = .allocate(byteCount: hasTLS ? limits.largestPiece : 64, alignment: 64)
+    unsafe cipherOutput = .allocate(byteCount: max(cipherOutputCapacity, 64), alignment: 64)
+    headOutputCapacity = limits.http.headBytes + 8_192
+    unsafe headOutput = .allocate(capacity: headOutputCapacity)
+    unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
+  }
+
+  deinit {
+    unsafe input.deallocate()
+    unsafe cipherInput.deallocate()
+    unsafe cipherOutput.deallocate()
+    unsafe headOutput.deallocate()
+    window?.free()
+    table.free()
+    instances.free()
+    timers.free()
+    slab.free()
+  }
+}
+
+/// A worker as its methods see it: a pointer that is passed by value.
+@safe struct Worker {
+  private let state: UnsafeMutablePointer<WorkerState>
+
+  @inline(__always) var s: WorkerState {
+    @_transparent unsafeAddress { unsafe UnsafePointer(state) }
+    @_transparent nonmutating unsafeMutableAddress { unsafe state }
+  }
+
+  /// Runs a worker on the calling thread until it has drained.
+  static func run(_ configuration: WorkerConfiguration) {
+    let state = UnsafeMutablePointer<WorkerState>.allocate(capacity: 1)
+    unsafe state.initialize(to: WorkerState(configuration))
+    let worker = unsafe Worker(state: state)
+    worker.loop()
+    unsafe state.deinitialize(count: 1)
+    unsafe state.deallocate()
+  }
+
+  private func loop() {
+    let doorbell = s.mailbox.doorbell.descriptor
+    s.poller.addInput(.init(fd: doorbell, generation: 0))
+    for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
+    while !(s.isDraining && s.clients == 0) {
+      let timeout: Int32 = s.again.isEmpty ? 100 : 0
+      s.poller.wait(milliseconds: timeout) { token, readiness in
+        if token.generation == 0 {
+          if token.fd == doorbell { readMailbox() } else { _ = accept(token.fd) }
+        } else if s.slab.isCurrent(token.fd, token.generation) {
+          handle(token.fd, readiness)
+        }
+      }
+      s.now = Clock.monotonicMilliseconds
+      runAgain()
+      while let fd = s.timers.nextExpired(now: s.now, s.slab) { expired(fd) }
+      if s.now >= s.nextSecond { everySecond() }
+    }
+    closeEverything()
+    closePipes()
+  }
+
+  /// Generation 0 belongs to listeners and the doorbell: connections start at 1.
+  private func handle(_ fd: Int32, _ readiness: Poller.Readiness) {
+    if readiness.holdsAny(.anyInput) { s.slab[fd].isReadable = true }
+    if readiness.holdsAny(.anyEnd) { s.slab[fd].peerEnds = true }
+    let couldNotWrite = !s.slab[fd].isWritable
+    if readiness.holdsAny(.output) { s.slab[fd].isWritable = true }
+    switch s.slab[fd].kind {
+    case .free: break
+    case .client:
+      if couldNotWrite, s.slab[fd].isWritable, !flush(fd) { return }
+      if s.slab[fd].kind == .client { advanceClient(fd) }
+    case .instance:
+      if s.slab[fd].isConnecting {
+        if readiness.holdsAny(.connected) { connectEnded(fd) }
+        // An instance that ended at once told so in this very event.
+        if s.slab[fd].kind == .instance, s.slab[fd].isReadable, !s.slab[fd].isConnecting { advanceInstance(fd) }
+        return
+      }
+      if couldNotWrite, s.slab[fd].isWritable, !flush(fd) { return }
+      if s.slab[fd].kind == .instance { advanceInstance(fd) }
+    }
+  }
+
+  /// Goes on with a connection at the end of the turn, so that one busy connection does not hold up the others.
+  func later(_ fd: Int32) { s.again.append(.init(fd: fd, generation: s.slab.generation(fd))) }
+
+  private func runAgain() {
+    guard !s.again.isEmpty else { return }
+    let tokens = s.again
+    s.again.removeAll(keepingCapacity: true)
+    for token in tokens where s.slab.isCurrent(token.fd, token.generation) {
+      if s.slab[token.fd].kind == .client { advanceClient(token.fd) } else { advanceInstance(token.fd) }
+    }
+  }
+
+  private func readMailbox() {
+    for message in s.mailbox.take() {
+      switch message {
+      case .answer(let answer, let ticket): slotAnswered(answer, ticket: ticket)
+      case .sessionEnded(let session, _): endSession(session)
+      case .table(let table): replace(table)
+      case .certificates(let certificates): s.certificates = certificates
+      case .drain(let deadline): drain(deadline)
+      }
+    }
+  }
+
+  private func everySecond() {
+    s.nextSecond = s.now + 1_000
+    reportActivity()
+    s.metrics.set(.clientsNow, s.clients)
+    s.metrics.set(.instancesNow, s.instanceConnections)
+    s.metrics.set(.tunnelsNow, s.tunnels)
+    s.metrics.set(.bufferedBytesNow, s.pool.outstandingBytes)
+    if s.acceptsPaused { resumeAccepting() }
+    if s.now >= s.drainDeadline { closeEverything() }
+  }
+
+  // MARK: Routing table
+
+  private func replace(_ table: RoutingTable) {
+    for index in 0..<s.instances.count { s.instances[index].inTable = false }
+    let compiled = CompiledTable(table) { instance in place(instance) }
+    s.table.free()
+    s.table = compiled
+    for (key, place) in s.instancePlaces where !s.instances[Int(place)].inTable {
+      closeIdle(instance: place)
+      if s.instances[Int(place)].active == 0 { forget(place, key) }
+    }
+  }
+
+  /// The place of an instance in this worker's list: kept from table to table as long as address and generation stay.
+  private func place(_ instance: InstanceRecord) -> Int32? {
+    guard let address = SocketAddress(host: instance.host, port: instance.port) else {
+      s.log.warning("an instance has no usable address and is left out", ["instance": .string(instance.id), "host": .string(instance.host)])
+      return nil
+    }
+    let key = "\(instance.id)#\(instance.generation)@\(address)"
+    if let known = s.instancePlaces[key] {
+      s.instances[Int(known)].inTable = true
+      return known
+    }
+    if s.freeInstancePlaces.isEmpty {
+      let count = s.instances.count
+      let bigger = FixedArray(repeating: InstanceSlot(), count: max(64, count * 2))
+      for index in 0..<count { bigger[index] = s.instances[index] }
+      s.instances.free()
+      s.instances = bigger
+      s.freeInstancePlaces = (count..<bigger.count).reversed().map { Int32($0) }
+    }
+    let place = s.freeInstancePlaces.removeLast()
+    s.instances[Int(place)] = InstanceSlot()
+    s.instances[Int(place)].address = address
+    s.instances[Int(place)].inTable = true
+    s.instances[Int(place)].isFree = false
+    s.instancePlaces[key] = place
+    return place
+  }
+
+  private func forget(_ place: Int32, _ key: String) {
+    s.instances[Int(place)].isFree = true
+    s.instancePlaces[key] = nil
+    s.freeInstancePlaces.append(place)
+  }
+
+  // MARK: End
+
+  private func drain(_ deadline: Int) {
+    guard !s.isDraining else { return }
+    s.isDraining = true
+    s.drainDeadline = deadline
+    // What the kernel has accepted already would be reset by closing the listener, so it is taken first.
+    for listener in s.listeners + s.tlsListeners {
+      while accept(listener) {}
+      s.poller.remove(listener)
+      Socket.close(listener)
+    }
+    s.listeners = []
+    s.tlsListeners = []
+    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
+      let insideHead = !s.slab[fd].inbound.isEmpty
+      if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead) { closeClient(fd, reason) }
+    }
+  }
+
+  private func closeEverything() {
+    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 {
+      switch s.slab[fd].kind {
+      case .client: closeClient(fd, .drainDeadline)
+      case .instance where s.slab[fd].peer < 0: closeInstance(fd)
+      default: break
+      }
+    }
+  }
+}

@@ -1,0 +1,327 @@
+// The strict parser of request and response heads (RFC 9112). It reads one contiguous buffer and fills a Head with
+// offsets; where RFC 9112 lets a recipient be lenient and leniency enables smuggling, it refuses. Called by the engine
+// for every message, by tests with every split of every head.
+
+package enum MessageKind: Sendable { case request, response }
+
+/// Parses the head that starts at the first byte of a buffer.
+package struct HeadParser: Sendable {
+  package let limits: HTTPLimits
+  package init(limits: HTTPLimits = HTTPLimits()) { self.limits = limits }
+
+  /// Fills `head` from `bytes`. `needsMore` is given only when all of `bytes` was looked at and is below the limits, so a
+  /// caller need not ask again before more bytes came. Empty lines before a request line are skipped (RFC 9112 §2.2).
+  package func parse(_ kind: MessageKind, _ bytes: Span<UInt8>, into head: inout Head) -> ParseResult {
+    head.reset()
+    var position = 0
+    if kind == .request {
+      while position + 1 < bytes.count, bytes[position] == 0x0D, bytes[position + 1] == 0x0A, position < 8 { position += 2 }
+      if position < bytes.count, let error = firstByteError(bytes[position], alone: position + 1 == bytes.count) {
+        return .failed(error)
+      }
+    }
+    let startLine = position
+    switch line(bytes, from: position, limit: limits.lineBytes) {
+    case .more: return .needsMore
+    case .failed(let error): return .failed(error == .headTooLarge ? .lineTooLong : error)
+    case .end(let end):
+      let error = kind == .request
+        ? requestLine(bytes, startLine, end, &head) : statusLine(bytes, startLine, end, &head)
+      if let error { return .failed(error) }
+      position = end + 2
+    }
+    var facts = FramingFacts()
+    while true {
+      switch line(bytes, from: position, limit: limits.headBytes - (position - startLine)) {
+      case .more: return .needsMore
+      case .failed(let error): return .failed(error)
+      case .end(let end):
+        if end == position {
+          head.byteCount = end + 2
+          if let error = conclude(kind, facts, bytes, &head) { return .failed(error) }
+          return .complete
+        }
+        if let error = field(bytes, position, end, &head, &facts) { return .failed(error) }
+        position = end + 2
+      }
+    }
+  }
+
+  /// Names what obviously is no request, so that nobody waits for the rest of it.
+  private func firstByteError(_ byte: UInt8, alone: Bool) -> HTTPError? {
+    if isTokenCharacter(byte) { return nil }
+    if byte == 0x16 { return .tlsOnPlainPort }
+    if byte == 0x0D { return alone ? nil : .bareCarriageReturn }
+    return byte == 0x0A ? .bareLineFeed : .notHTTP
+  }
+
+  private enum Line { case more, end(Int), failed(HTTPError) }
+
+  /// Finds the CR LF that ends the line; every byte before it is no control character but HTAB.
+  @inline(__always) private func line(_ bytes: Span<UInt8>, from start: Int, limit: Int) -> Line {
+    var position = start
+    let end = min(bytes.count, start + limit)
+    while position < end {
+      let byte = bytes[position]
+      if !isFieldContent(byte) {
+        if byte == 0x0D {
+          guard position + 1 < bytes.count else { return .more }
+          return bytes[position + 1] == 0x0A ? .end(position) : .failed(.bareCarriageReturn)
+        }
+        return .failed(byte == 0x0A ? .bareLineFeed : .badFieldValue)
+      }
+      position += 1
+    }
+    return end == bytes.count && end < start + limit ? .more : .failed(.headTooLarge)
+  }
+
+  // MARK: Start lines
+
+  private func requestLine(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {
+    var position = start
+    while position < end, isTokenCharacter(bytes[position]) { position += 1 }
+    guard position > start, position - start <= 32, position < end, bytes[position] == 0x20 else { return .badMethod }
+    head.method = Slice(start, position - start)
+    let target = position + 1
+    position = target
+    while position < end, isVisible(bytes[position]) { position += 1 }
+    guard position > target, position < end, bytes[position] == 0x20 else { return .badTarget }
+    head.target = Slice(target, position - target)
+    if let error = version(bytes, position + 1, end, &head) { return error }
+    head.isGet = bytes.equals(head.method, "get")
+    head.isHead = bytes.equals(head.method, "head")
+    if bytes.equals(head.method, "connect") { return .connectMethod }
+    return splitTarget(bytes, &head)
+  }
+
+  private func version(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {
+    guard end - start == 8, bytes[start] == UInt8(ascii: "H"), bytes[start + 1] == UInt8(ascii: "T"),
+      bytes[start + 2] == UInt8(ascii: "T"), bytes[start + 3] == UInt8(ascii: "P"), bytes[start + 4] == UInt8(ascii: "/"),
+      isDigit(bytes[start + 5]), bytes[start + 6] == UInt8(ascii: "."), isDigit(bytes[start + 7])
+    else { return .badVersion }
+    guard bytes[start + 5] == UInt8(ascii: "1"), bytes[start + 7] <= UInt8(ascii: "1") else { return .unsupportedVersion }
+    head.minorVersion = bytes[start + 7] - 0x30
+    return nil
+  }
+
+  /// Splits the target of RFC 9112 §3.2 into authority, path and query.
+  private func splitTarget(_ bytes: Span<UInt8>, _ head: inout Head) -> HTTPError? {
+    var start = head.target.lower
+    let end = head.target.upper
+    if bytes[start] != UInt8(ascii: "/") {
+      if end - start == 1, bytes[start] == UInt8(ascii: "*"), bytes.equals(head.method, "options") {
+        head.path = head.target
+        return nil
+      }
+      let scheme: Int
+      if bytes.hasPrefix(head.target, "http://") || bytes.hasPrefix(head.target, "ws://") {
+        scheme = lowercase(bytes[start]) == UInt8(ascii: "h") ? 7 : 5
+      } else if bytes.hasPrefix(head.target, "https://") || bytes.hasPrefix(head.target, "wss://") {
+        scheme = lowercase(bytes[start]) == UInt8(ascii: "h") ? 8 : 6
+      } else {
+        return .badTarget
+      }
+      let authority = start + scheme
+      start = authority
+      while start < end, bytes[start] != UInt8(ascii: "/"), bytes[start] != UInt8(ascii: "?") { start += 1 }
+      head.authority = Slice(authority, start - authority)
+      guard isAuthority(bytes, head.authority), !head.authority.isEmpty else { return .badHost }
+    }
+    var query = start
+    while query < end, bytes[query] != UInt8(ascii: "?") {
+      if bytes[query] == UInt8(ascii: "#") { return .badTarget }
+      query += 1
+    }
+    head.path = Slice(start, query - start)
+    head.query = Slice(query, end - query)
+    return nil
+  }
+
+  private func statusLine(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {
+    guard end - start >= 12, version(bytes, start, start + 8, &head) == nil, bytes[start + 8] == 0x20,
+      isDigit(bytes[start + 9]), isDigit(bytes[start + 10]), isDigit(bytes[start + 11])
+    else { return .badStatusLine }
+    head.status =
+      Int(bytes[start + 9] - 0x30) * 100 + Int(bytes[start + 10] - 0x30) * 10 + Int(bytes[start + 11] - 0x30)
+    guard head.status >= 100, head.status < 600 else { return .badStatusLine }
+    if end - start > 12 {
+      guard bytes[start + 12] == 0x20 else { return .badStatusLine }
+      head.reason = Slice(start + 13, end - start - 13)
+    }
+    return nil
+  }
+
+  // MARK: Fields
+
+  private struct FramingFacts {
+    var length: UInt64?
+    var hasTransferEncoding = false
+    var isChunked = false
+    var hasHost = false
+    var connectionCloses = false
+    var connectionKeeps = false
+    var connectionUpgrades = false
+    var upgrade = Upgrade.none
+  }
+
+  @inline(__always)
+  private func field(
+    _ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head, _ facts: inout FramingFacts
+  ) -> HTTPError? {
+    var position = start
+    while position < end, isTokenCharacter(bytes[position]) { position += 1 }
+    guard position < end, bytes[position] == UInt8(ascii: ":") else {
+      if position == start, bytes[start] == 0x20 || bytes[start] == 0x09 { return .foldedField }
+      if position < end, bytes[position] == 0x20 || bytes[position] == 0x09 { return .whitespaceBeforeColon }
+      return .badFieldName
+    }
+    guard position > start else { return .badFieldName }
+    guard head.fieldCount < HTTPLimits.fieldCount else { return .tooManyFields }
+    let name = Slice(start, position - start)
+    let value = bytes.trimmed(position + 1, end)
+    let known = identify(bytes, name)
+    head.fields[head.fieldCount] = Field(name: name, value: value, line: Slice(start, end + 2 - start), known: known)
+    head.fieldCount += 1
+    return known == .other ? nil : note(known, bytes, value, &head, &facts)
+  }
+
+  @inline(__always) private func identify(_ bytes: Span<UInt8>, _ name: Slice) -> FieldName {
+    switch (name.count, lowercase(bytes[name.lower])) {
+    case (2, UInt8(ascii: "t")): bytes.equals(name, "te") ? .te : .other
+    case (3, UInt8(ascii: "v")): bytes.equals(name, "via") ? .via : .other
+    case (4, UInt8(ascii: "h")): bytes.equals(name, "host") ? .host : .other
+    case (6, UInt8(ascii: "e")): bytes.equals(name, "expect") ? .expect : .other
+    case (6, UInt8(ascii: "o")): bytes.equals(name, "origin") ? .origin : .other
+    case (7, UInt8(ascii: "t")): bytes.equals(name, "trailer") ? .trailer : .other
+    case (7, UInt8(ascii: "u")): bytes.equals(name, "upgrade") ? .upgrade : .other
+    case (9, UInt8(ascii: "f")): bytes.equals(name, "forwarded") ? .forwarded : .other
+    case (10, UInt8(ascii: "c")): bytes.equals(name, "connection") ? .connection : .other
+    case (10, UInt8(ascii: "k")): bytes.equals(name, "keep-alive") ? .keepAlive : .other
+    case (14, UInt8(ascii: "c")): bytes.equals(name, "content-length") ? .contentLength : .other
+    case (15, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-for") ? .xForwardedFor : .other
+    case (16, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-host") ? .xForwardedHost : .other
+    case (16, UInt8(ascii: "p")): bytes.equals(name, "proxy-connection") ? .proxyConnection : .other
+    case (17, UInt8(ascii: "t")): bytes.equals(name, "transfer-encoding") ? .transferEncoding : .other
+    case (17, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-proto") ? .xForwardedProto : .other
+    default: .other
+    }
+  }
+
+  private func note(
+    _ known: FieldName, _ bytes: Span<UInt8>, _ value: Slice, _ head: inout Head, _ facts: inout FramingFacts
+  ) -> HTTPError? {
+    switch known {
+    case .contentLength:
+      guard facts.length == nil else { return .duplicateContentLength }
+      guard let length = decimal(bytes, value) else { return .badContentLength }
+      facts.length = length
+    case .transferEncoding:
+      guard !facts.hasTransferEncoding, bytes.equals(value, "chunked") else { return .badTransferEncoding }
+      facts.hasTransferEncoding = true
+      facts.isChunked = true
+    case .host:
+      guard !facts.hasHost else { return .duplicateHost }
+      guard isAuthority(bytes, value) else { return .badHost }
+      facts.hasHost = true
+      if head.authority.isEmpty { head.authority = value }
+    case .connection:
+      var closes = false
+      var keeps = false
+      var upgrades = false
+      var nominates = false
+      bytes.forEachToken(in: value) { token in
+        if bytes.equals(token, "close") {
+          closes = true
+        } else if bytes.equals(token, "keep-alive") {
+          keeps = true
+        } else if bytes.equals(token, "upgrade") {
+          upgrades = true
+        } else {
+          nominates = true
+        }
+      }
+      facts.connectionCloses = facts.connectionCloses || closes
+      facts.connectionKeeps = facts.connectionKeeps || keeps
+      facts.connectionUpgrades = facts.connectionUpgrades || upgrades
+      head.nominatesFields = head.nominatesFields || nominates
+    case .upgrade:
+      facts.upgrade = facts.upgrade == .none && bytes.equals(value, "websocket") ? .webSocket : .other
+    case .expect:
+      guard bytes.equals(value, "100-continue") else { return .unsupportedExpectation }
+      head.expectsContinue = true
+    default: break
+    }
+    return nil
+  }
+
+  /// 1*DIGIT that fits into 63 bits.
+  private func decimal(_ bytes: Span<UInt8>, _ slice: Slice) -> UInt64? {
+    guard slice.count > 0, slice.count <= 18 else { return nil }
+    var value: UInt64 = 0
+    for index in slice.lower..<slice.upper {
+      guard isDigit(bytes[index]) else { return nil }
+      value = value * 10 + UInt64(bytes[index] - 0x30)
+    }
+    return value
+  }
+
+  /// host [":" port] of RFC 3986 §3.2 without user information; empty is allowed (RFC 9112 §3.2).
+  private func isAuthority(_ bytes: Span<UInt8>, _ slice: Slice) -> Bool {
+    var position = slice.lower
+    if position < slice.upper, bytes[position] == UInt8(ascii: "[") {
+      position += 1
+      let start = position
+      while position < slice.upper, isAddressCharacter(bytes[position]) { position += 1 }
+      guard position > start, position < slice.upper, bytes[position] == UInt8(ascii: "]") else { return false }
+      position += 1
+    } else {
+      while position < slice.upper, isNameCharacter(bytes[position]) { position += 1 }
+    }
+    guard position < slice.upper else { return true }
+    guard bytes[position] == UInt8(ascii: ":"), slice.upper - position <= 6 else { return false }
+    for index in position + 1..<slice.upper where !isDigit(bytes[index]) { return false }
+    return true
+  }
+
+  private func isAddressCharacter(_ byte: UInt8) -> Bool {
+    isDigit(byte) || (lowercase(byte) >= 0x61 && lowercase(byte) <= 0x66) || byte == UInt8(ascii: ":")
+      || byte == UInt8(ascii: ".")
+  }
+
+  /// unreserved and sub-delims of RFC 3986, without percent-encoding, which no DNS name has.
+  private func isNameCharacter(_ byte: UInt8) -> Bool {
+    isDigit(byte) || lowercase(byte) &- 0x61 < 26 || byte == UInt8(ascii: "-") || byte == UInt8(ascii: ".")
+      || byte == UInt8(ascii: "_") || byte == UInt8(ascii: "~")
+  }
+
+  // MARK: Framing
+
+  private func conclude(_ kind: MessageKind, _ facts: FramingFacts, _ bytes: Span<UInt8>, _ head: inout Head)
+    -> HTTPError?
+  {
+    if facts.hasTransferEncoding {
+      guard facts.length == nil else { return .lengthAndTransferEncoding }
+      guard head.minorVersion == 1 else { return .transferEncodingIn10 }
+    }
+    head.keepsAlive = head.minorVersion == 1 ? !facts.connectionCloses : facts.connectionKeeps && !facts.connectionCloses
+    if facts.connectionUpgrades, head.minorVersion == 1 { head.upgrade = facts.upgrade }
+    switch kind {
+    case .request:
+      guard facts.hasHost || head.minorVersion == 0 else { return .missingHost }
+      head.framing = facts.isChunked ? .chunked : facts.length.map { $0 == 0 ? .none : .length($0) } ?? .none
+      if head.upgrade == .webSocket, !head.isGet || head.framing != .none { return .badUpgrade }
+    case .response:
+      if head.status < 200 || head.status == 204 || head.status == 304 {
+        head.framing = .none
+      } else if facts.isChunked {
+        head.framing = .chunked
+      } else if let length = facts.length {
+        head.framing = length == 0 ? .none : .length(length)
+      } else {
+        head.framing = .untilClose
+        head.keepsAlive = false
+      }
+    }
+    return nil
+  }
+}

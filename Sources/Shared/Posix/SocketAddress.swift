@@ -1,0 +1,94 @@
+// An IPv4 or IPv6 address with port, in the form that the kernel takes. Used by every room that opens sockets.
+import Glibc
+
+/// A socket address of 28 bytes: room for sockaddr_in6(7), which is the larger of the two.
+package struct SocketAddress: Sendable, BitwiseCopyable {
+  private var storage: InlineArray<7, UInt32>
+  package private(set) var length: UInt32
+
+  /// Parses an address literal, e.g. `127.0.0.1` or `::1`; names are not resolved.
+  package init?(host: String, port: Int) {
+    guard (0...65_535).contains(port) else { return nil }
+    storage = InlineArray(repeating: 0)
+    length = 0
+    var four = sockaddr_in()
+    var six = sockaddr_in6()
+    let bare = host.first == "[" && host.last == "]" ? String(host.dropFirst().dropLast()) : host
+    if unsafe inet_pton(AF_INET, bare, &four.sin_addr) == 1 {
+      four.sin_family = sa_family_t(AF_INET)
+      four.sin_port = UInt16(port).bigEndian
+      unsafe withUnsafeMutableBytes(of: &storage) { to in
+        unsafe withUnsafeBytes(of: &four) { unsafe to.copyMemory(from: $0) }
+      }
+      length = UInt32(MemoryLayout<sockaddr_in>.size)
+    } else if unsafe inet_pton(AF_INET6, bare, &six.sin6_addr) == 1 {
+      six.sin6_family = sa_family_t(AF_INET6)
+      six.sin6_port = UInt16(port).bigEndian
+      unsafe withUnsafeMutableBytes(of: &storage) { to in
+        unsafe withUnsafeBytes(of: &six) { unsafe to.copyMemory(from: $0) }
+      }
+      length = UInt32(MemoryLayout<sockaddr_in6>.size)
+    } else {
+      return nil
+    }
+  }
+
+  /// Parses `host:port`, e.g. `127.0.0.1:8080` or `[::1]:8080`; `localhost` stands for 127.0.0.1.
+  package init?(_ text: String) {
+    guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]) else { return nil }
+    let host = String(text[..<colon])
+    self.init(host: host == "localhost" ? "127.0.0.1" : host, port: port)
+  }
+
+  /// As accept(2) and getsockname(2) fill it.
+  package init() {
+    storage = InlineArray(repeating: 0)
+    length = UInt32(MemoryLayout<sockaddr_in6>.size)
+  }
+
+  package var isIPv6: Bool { storage[0] & 0xFFFF == UInt32(AF_INET6) }
+
+  /// The port; sin_port and sin6_port stand at the same place.
+  package var port: Int { Int(UInt16(truncatingIfNeeded: storage[0] >> 16).byteSwapped) }
+
+  package var isLoopback: Bool {
+    var copy = storage
+    return unsafe withUnsafeBytes(of: &copy) { bytes in
+      if !isIPv6 { return unsafe bytes[4] == 127 }
+      let loopback = unsafe bytes[8..<23].allSatisfy { $0 == 0 } && bytes[23] == 1
+      let mapped = unsafe bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xFF && bytes[19] == 0xFF && bytes[20] == 127
+      return loopback || mapped
+    }
+  }
+
+  /// The address without its port, e.g. `127.0.0.1`.
+  package var host: String {
+    var copy = storage
+    var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    return unsafe withUnsafeBytes(of: &copy) { bytes in
+      let address = unsafe bytes.baseAddress! + (isIPv6 ? 8 : 4)
+      guard unsafe inet_ntop(isIPv6 ? AF_INET6 : AF_INET, address, &text, socklen_t(text.count)) != nil else { return "?" }
+      return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+  }
+
+  mutating func withMutablePointer<R>(_ body: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<UInt32>) -> R)
+    -> R
+  {
+    unsafe withUnsafeMutablePointer(to: &storage) { storage in
+      unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+        unsafe withUnsafeMutablePointer(to: &length) { unsafe body(address, $0) }
+      }
+    }
+  }
+
+  func withPointer<R>(_ body: (UnsafePointer<sockaddr>, UInt32) -> R) -> R {
+    unsafe withUnsafePointer(to: storage) { storage in
+      unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe body($0, length) }
+    }
+  }
+}
+
+extension SocketAddress: CustomStringConvertible {
+  package var description: String { isIPv6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}

@@ -1,0 +1,172 @@
+// The lifecycle machine, the restart policy and the session limits: every transition and every edge of the numbers.
+import Domain
+import Routing
+import Testing
+
+/// `#expect` cannot call what changes its receiver.
+private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocation) {
+  #expect(truth, sourceLocation: sourceLocation)
+}
+
+@Suite struct LifecycleTests {
+  /// The whole table: state, event, what follows ("-" = refused, "gone" = gone).
+  static let table: [(InstanceState, [InstanceLifecycle.Event: String])] = [
+    (.starting, [.answered: "ready", .stop: "stopping", .exited: "gone"]),
+    (.ready, [.failed: "unhealthy", .drain: "draining", .stop: "stopping", .exited: "gone"]),
+    (.unhealthy, [.recovered: "ready", .drain: "draining", .stop: "stopping", .exited: "gone"]),
+    (.draining, [.stop: "stopping", .exited: "gone"]),
+    (.stopping, [.exited: "gone"]),
+  ]
+
+  @Test func everyTransitionIsAsTheTableSays() {
+    #expect(Self.table.count == InstanceState.allCases.count)
+    for (state, transitions) in Self.table {
+      for event in InstanceLifecycle.Event.allCases {
+        var lifecycle = InstanceLifecycle(state)
+        let applied = lifecycle.apply(event)
+        let got = !applied ? "-" : lifecycle.state?.rawValue ?? "gone"
+        #expect(got == transitions[event] ?? "-", "\(state) on \(event)")
+        if !applied { #expect(lifecycle.state == state) }
+      }
+    }
+  }
+
+  @Test func nothingHappensToWhatIsGone() {
+    var lifecycle = InstanceLifecycle(.ready)
+    hold(lifecycle.apply(.exited))
+    for event in InstanceLifecycle.Event.allCases { hold(!lifecycle.apply(event)) }
+    #expect(lifecycle.state == nil)
+  }
+
+  @Test func oneFailedCheckIsForgiven() {
+    let policy = HealthPolicy(failures: 2, successes: 2)
+    var lifecycle = InstanceLifecycle(.ready)
+    hold(lifecycle.checked(well: false, by: policy) == nil)
+    hold(lifecycle.checked(well: true, by: policy) == nil)
+    hold(lifecycle.checked(well: false, by: policy) == nil)
+    hold(lifecycle.checked(well: false, by: policy) == .failed)
+    hold(lifecycle.apply(.failed))
+    #expect(lifecycle.failures == 2)
+    hold(lifecycle.checked(well: false, by: policy) == nil)
+    #expect(lifecycle.failures == 3)
+    hold(lifecycle.checked(well: true, by: policy) == nil)
+    hold(lifecycle.checked(well: true, by: policy) == .recovered)
+    hold(lifecycle.apply(.recovered))
+    #expect(lifecycle.state == .ready)
+  }
+
+  @Test func aDrainingInstanceIsNotRevivedByGoodChecks() {
+    var lifecycle = InstanceLifecycle(.unhealthy)
+    hold(lifecycle.apply(.drain))
+    for _ in 0..<10 { hold(lifecycle.checked(well: true, by: HealthPolicy()) == nil) }
+    #expect(lifecycle.state == .draining)
+  }
+}
+
+@Suite struct RestartPolicyTests {
+  let policy = RestartPolicy(initialMilliseconds: 500, maximumMilliseconds: 30_000, stableAfterMilliseconds: 10_000)
+
+  @Test func delaysDoubleUpToTheMaximum() {
+    let delays = (0...9).map { policy.delayMilliseconds(afterFailures: $0) }
+    #expect(delays == [0, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000])
+    #expect(policy.delayMilliseconds(afterFailures: Int.max) == 30_000)
+    #expect(
+      RestartPolicy(initialMilliseconds: Int.max / 2, maximumMilliseconds: 9).delayMilliseconds(afterFailures: 40) == 9)
+  }
+
+  @Test func aCrashLoopIsSlowedAndASuccessEndsIt() {
+    var history = RestartHistory()
+    #expect(history.mayLaunch(by: policy, now: 0))
+    history.failed(now: 1_000)
+    #expect(!history.mayLaunch(by: policy, now: 1_499))
+    #expect(history.mayLaunch(by: policy, now: 1_500))
+    history.failed(now: 1_500)
+    #expect(history.nextLaunchAt(by: policy, now: 1_500) == 2_500)
+    history.succeeded()
+    #expect(history.mayLaunch(by: policy, now: 1_500))
+  }
+
+  @Test func onlyAnEarlyUncleanEndCounts() {
+    var history = RestartHistory()
+    history.exited(startedAt: 0, clean: true, now: 5, by: policy)
+    history.exited(startedAt: 0, clean: false, now: 10_000, by: policy)
+    #expect(history.failures == 0)
+    history.exited(startedAt: 0, clean: false, now: 9_999, by: policy)
+    #expect(history.failures == 1)
+  }
+
+  @Test func aClockSetBackDoesNotStopAPoolForLonger() {
+    var history = RestartHistory()
+    history.failed(now: 1_000_000)
+    #expect(history.nextLaunchAt(by: policy, now: 1_000) == 1_500)
+  }
+}
+
+@Suite struct PoolSpecTests {
+  @Test func placeholdersAreFilledInEverywhere() {
+    let text = ProcessSpec.expand("--a={port},{port} {dir}/{id} {unknown} {{port}} {", port: 51_000, directory: "/d", id: "i-1")
+    #expect(text == "--a=51000,51000 /d/i-1 {unknown} {51000} {")
+    // What a value contains is not expanded again.
+    #expect(ProcessSpec.expand("{id}", port: 1, directory: "/d", id: "{port}") == "{port}")
+    #expect(ProcessSpec.expand("", port: 1, directory: "/d", id: "i") == "")
+  }
+
+  @Test func namesArePlainInKeysAndDirectories() {
+    for good in ["a", "chrome", "chrome-2", "a_b", String(repeating: "x", count: 40)] { #expect(PoolSpec.isName(good)) }
+    for bad in ["", "Chrome", "a b", "a/b", "a:b", "..", "é", String(repeating: "x", count: 41)] {
+      #expect(!PoolSpec.isName(bad), "\(bad)")
+    }
+  }
+
+  @Test func contradictionsAreNamed() {
+    func spec(_ change: (inout PoolSpec) -> Void) -> String? {
+      var spec = PoolSpec(name: "p", kind: .cdp, runtime: .process(ProcessSpec()))
+      change(&spec)
+      return spec.contradiction
+    }
+    #expect(spec { _ in } == nil)
+    #expect(spec { $0.min = 9 } == "min (9) is greater than max (8)")
+    #expect(spec { $0.max = 0; $0.min = 0 } == "max must be at least 1")
+    #expect(spec { $0.spare = 9 }?.contains("spare (9)") == true)
+    #expect(spec { $0.spare = 16; $0.slots = 2 } == nil)
+    #expect(spec { $0.slots = 0 }?.contains("recycleAfterSessions") == true)
+    #expect(spec { $0.sessions.idleMilliseconds = 2_000_000 }?.contains("idleLimitMilliseconds") == true)
+  }
+
+  @Test func replicasGetTheNumbersOfThePool() {
+    var spec = PoolSpec(name: "p", kind: .cdp, runtime: .process(ProcessSpec()), slots: 3, recycleAfterSessions: 7)
+    spec.sessions = SessionLimits(
+      hardMilliseconds: 5_000, idleMilliseconds: 4_000, reservationMilliseconds: 300, graceMilliseconds: 20)
+    spec.queue = QueueLimits(timeoutMilliseconds: 11, limit: 12)
+    #expect(
+      spec.record
+        == PoolRecord(
+          name: "p", kind: .cdp, slots: 3, recycleAfterSessions: 7, reservationMilliseconds: 300, graceMilliseconds: 20,
+          hardLimitMilliseconds: 5_000, idleLimitMilliseconds: 4_000, queueTimeoutMilliseconds: 11, queueLimit: 12))
+  }
+}
+
+@Suite struct SessionLimitsTests {
+  let limits = SessionLimits(hardMilliseconds: 60_000, idleMilliseconds: 0)
+
+  @Test func whatIsNotAskedForIsThePools() throws {
+    #expect(try limits.resolve(timeout: nil, idleTimeout: nil) == SessionLimits.Resolved(60_000, 0))
+    let idle = SessionLimits(hardMilliseconds: 60_000, idleMilliseconds: 30_000)
+    #expect(try idle.resolve(timeout: 10_000, idleTimeout: nil) == SessionLimits.Resolved(10_000, 10_000))
+  }
+
+  @Test(arguments: [(0, nil), (999, nil), (-1, nil), (60_001, nil), (nil, 999), (5_000, 5_001), (nil, 60_001)] as [(Int?, Int?)])
+  func whatIsOutOfRangeIsRefusedWithTheRange(timeout: Int?, idle: Int?) {
+    #expect {
+      try limits.resolve(timeout: timeout, idleTimeout: idle)
+    } throws: { error in
+      "\(error)".contains("must be from 1000 to ")
+    }
+  }
+
+  @Test func edgesAreAllowed() throws {
+    #expect(try limits.resolve(timeout: 1_000, idleTimeout: 1_000) == SessionLimits.Resolved(1_000, 1_000))
+    #expect(
+      try limits.resolve(timeout: 60_000, idleTimeout: 60_000) == SessionLimits.Resolved(60_000, 60_000))
+  }
+}
