@@ -33,6 +33,7 @@ let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: 
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 
 let package = Package(
@@ -84,12 +85,14 @@ let package = Package(
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
     control("Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
-    control("API", ["Domain", "Reconciler", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
+    control(
+      "API",
+      ["Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", hummingbird, logging]),
     .executableTarget(
       name: "berth-control",
       dependencies: [
-        "API", "Settings", "Supervisor", "Runtimes", "Redis", "State", "Routing", "Observability", argumentParser, logging,
-        serviceLifecycle,
+        "API", "Domain", "Settings", "Supervisor", "Runtimes", "Redis", "State", "Routing", "Observability", "Posix",
+        argumentParser, logging, serviceLifecycle, unixSignals,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
     control("Launcher", ["CLinux", "JSON", "Posix", "Redis", "State", "TLS"]),

@@ -2,7 +2,7 @@
 // daemon as one of its services.
 package import Hummingbird
 import JSON
-import Logging
+package import Logging
 
 package struct APIResponder: HTTPResponder {
   package typealias Context = BasicRequestContext
@@ -102,4 +102,26 @@ package struct APIResponder: HTTPResponder {
     }
     return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
   }
+}
+
+/// The HTTP server of the REST API.
+package struct APIServer: Sendable {
+  private let application: Application<APIResponder>
+
+  /// A connection on which nothing happens for so long is closed. Longer than any wait for a slot by default.
+  private static let idleSeconds: Int64 = 120
+
+  /// - Parameter onListening: called once, when clients can connect.
+  package init(
+    _ handlers: Handlers, host: String, port: Int, logger: Logger, onListening: @escaping @Sendable () async -> Void
+  ) {
+    application = Application(
+      responder: APIResponder(handlers),
+      server: .http1(configuration: .init(idleTimeout: .seconds(Self.idleSeconds))),
+      configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),
+      onServerRunning: { _ in await onListening() }, logger: logger)
+  }
+
+  /// Serves until the graceful shutdown of the service group that it runs in.
+  package func run() async throws { try await application.run() }
 }

@@ -3,6 +3,7 @@
 // +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Upkeep (health, leases, replicas, ports).
 package import Domain
 package import Logging
+import Posix
 import Reconciler
 package import Redis
 package import Routing
@@ -99,7 +100,7 @@ package actor Supervisor {
 
   private var waitMilliseconds: Int {
     guard let lookAgainAt else { return Self.tickMilliseconds }
-    return max(1, min(Self.tickMilliseconds, lookAgainAt - Kernel.unixMilliseconds))
+    return max(1, min(Self.tickMilliseconds, lookAgainAt - Clock.unixMilliseconds))
   }
 
   /// One look at everything, and what follows from it.
@@ -152,7 +153,7 @@ package actor Supervisor {
       let launching = instances.values.count { $0.record.state == .starting && $0.busy }
       let decision = Reconciler.decide(
         spec: spec, observed: observation, launchBudget: configuration.concurrentLaunches - launching,
-        now: Kernel.unixMilliseconds)
+        now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].surplusSince = decision.surplusSince
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
       for action in decision.actions { await perform(action, spec: spec) }
@@ -163,7 +164,7 @@ package actor Supervisor {
     // The states first: an instance that becomes ready during the questions below must not be taken for one that was
     // ready and has lost its slots.
     let members = instances.values.filter { $0.record.pool == pool }.sorted { $0.record.id < $1.record.id }
-    let figures = try await redis.run(leases.figures(pool: pool, now: Kernel.unixMilliseconds))
+    let figures = try await redis.run(leases.figures(pool: pool, now: Clock.unixMilliseconds))
     let held = members.isEmpty ? [] : try await redis.run(facts.leases(of: members.map(\.record.id)))
     guard held.count == members.count else {
       throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
@@ -218,7 +219,7 @@ package actor Supervisor {
       instances[id]?.isUnsaved = false
       do throws(RedisError) {
         try await redis.run(
-          registry.put(instance: entry.record, reason: entry.reason, fence: fence, now: Kernel.unixMilliseconds))
+          registry.put(instance: entry.record, reason: entry.reason, fence: fence, now: Clock.unixMilliseconds))
       } catch {
         if instances[id]?.token == entry.token { instances[id]?.isUnsaved = true }
         logger.debug("an instance is not saved", metadata: ["instance": "\(id)", "error": "\(error)"])
@@ -236,7 +237,7 @@ package actor Supervisor {
   func record(_ type: String, _ id: String, reason: String, fields: [String: String] = [:]) async {
     do throws(RedisError) {
       try await redis.run(
-        events.append(type: type, id: id, reason: reason, fields: fields, now: Kernel.unixMilliseconds))
+        events.append(type: type, id: id, reason: reason, fields: fields, now: Clock.unixMilliseconds))
     } catch {
       logger.debug("an event is not recorded", metadata: ["type": "\(type)", "error": "\(error)"])
     }
