@@ -118,7 +118,10 @@ let package = Package(
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
-      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "ProxyMachine", "Observability", "Runtimes", "Domain"],
+      dependencies: [
+        "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "Runtimes",
+        "State", "TLS", "TestSupport",
+      ],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests",

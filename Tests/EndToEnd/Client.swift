@@ -7,11 +7,13 @@ enum Client {
   /// Eight clients at once on two cores are slow; the bound is for a client that hangs.
   static let patience = 180.0
 
-  static func playwright(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON {
+  static func playwright(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON
+  {
     try await run("playwright_client.py", words, in: deployment.directory, trusting: ca)
   }
 
-  static func pyppeteer(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON {
+  static func pyppeteer(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON
+  {
     try await run("pyppeteer_client.py", words, python: "pyppeteer", in: deployment.directory, trusting: ca)
   }
 
@@ -80,7 +82,8 @@ enum Client {
       throw error
     }
     guard ending == .exited(0) else { throw Failure("\(program.name) \(ending):\n\(program.output)") }
-    guard let line = program.lines.last(where: { $0.hasPrefix("{") }), let json = try? JSON(parsing: String(line)) else {
+    guard let line = program.lines.last(where: { $0.hasPrefix("{") }), let json = try? JSON(parsing: String(line))
+    else {
       throw Failure("\(program.name) printed no JSON object:\n\(program.output)")
     }
     return json

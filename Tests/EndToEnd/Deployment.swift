@@ -64,7 +64,8 @@ final class Deployment {
     try Program(
       "control",
       [
-        try Machine.program("berth-control"), "--listen", "127.0.0.1:\(port)", "--state-directory", directory + "/control",
+        try Machine.program("berth-control"), "--listen", "127.0.0.1:\(port)", "--state-directory",
+        directory + "/control",
         "--port-range-start", String(instancePorts.lowerBound), "--port-range-end", String(instancePorts.upperBound),
         "--public-url", url, "--stop-instances-on-exit",
       ] + (configured ? ["--config", directory + "/berth.yml"] : []), outputFile: directory + "/control.log",
@@ -131,7 +132,9 @@ final class Deployment {
     guard case .array(let keys) = try ask("KEYS", Keys().portsAllocated(host: "*")) else { return [] }
     var ports: [Int] = []
     for case .string(let key) in keys {
-      guard case .array(let members) = try ask("ZRANGE", String(decoding: key, as: UTF8.self), "0", "-1") else { continue }
+      guard case .array(let members) = try ask("ZRANGE", String(decoding: key, as: UTF8.self), "0", "-1") else {
+        continue
+      }
       for case .string(let port) in members { ports.append(Int(String(decoding: port, as: UTF8.self)) ?? -1) }
     }
     return ports.sorted()

@@ -81,7 +81,8 @@ extension EndToEnd {
     private func holder(in berth: Deployment) async throws -> Int {
       guard case .array(let members) = try berth.ask("ZRANGE", Keys().leases(pool: "chrome"), "0", "-1"),
         members.count == 1, case .string(let session) = members[0],
-        case .array(let fields) = try berth.ask("HKEYS", Keys().lease(session: String(decoding: session, as: UTF8.self)))
+        case .array(let fields) = try berth.ask(
+          "HKEYS", Keys().lease(session: String(decoding: session, as: UTF8.self)))
       else { throw Failure("there is no one lease") }
       for case .string(let field) in fields {
         let name = String(decoding: field, as: UTF8.self)

@@ -15,7 +15,8 @@ enum HTTP {
   /// nil = no connection, or no answer in time.
   static func get(_ port: Int, _ path: String) -> Answer? { request("GET", port, path) }
 
-  static func request(_ method: String, _ port: Int, _ path: String, body: String? = nil, seconds: Int = 30) -> Answer? {
+  static func request(_ method: String, _ port: Int, _ path: String, body: String? = nil, seconds: Int = 30) -> Answer?
+  {
     guard let address = SocketAddress(host: "127.0.0.1", port: port) else { return nil }
     let (result, _) = Socket.connect(address)
     guard result >= 0 else { return nil }
@@ -47,7 +48,9 @@ enum HTTP {
 
   private static func parse(_ bytes: [UInt8]) -> Answer? {
     let mark = Array("\r\n\r\n".utf8)
-    guard let end = bytes.indices.dropLast(3).first(where: { bytes[$0..<$0 + 4].elementsEqual(mark) }) else { return nil }
+    guard let end = bytes.indices.dropLast(3).first(where: { bytes[$0..<$0 + 4].elementsEqual(mark) }) else {
+      return nil
+    }
     let head = String(decoding: bytes[..<end], as: UTF8.self)
     let words = head.split(separator: " ", maxSplits: 2)
     guard words.count > 1, let status = Int(words[1]) else { return nil }

@@ -36,7 +36,10 @@ extension EndToEnd {
           ("a version of the future", #"GET / HTTP/9.9\r\nHost: a\r\n\r\n"#, "505"),
           ("two lengths", #"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"#, "400"),
           ("no host", #"GET /json/version HTTP/1.1\r\n\r\n"#, "400"),
-          ("an unknown session", #"GET /session/no-such-session/json/version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"#, "404"),
+          (
+            "an unknown session",
+            #"GET /session/no-such-session/json/version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"#, "404"
+          ),
         ] {
           let linesBefore = replica.lines.count
           let answer = try await Client.wire(berth.port, bytes, in: berth.directory)

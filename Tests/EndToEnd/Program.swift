@@ -48,7 +48,10 @@ final class Program: Sendable {
   private static func start(_ words: [String], _ variables: [String: String], _ output: Int32) -> pid_t {
     let arguments = unsafe words.map { unsafe strdup($0) } + [nil]
     let environment = unsafe variables.map { unsafe strdup("\($0.key)=\($0.value)") } + [nil]
-    defer { for unsafe pointer in unsafe arguments + environment { unsafe free(pointer) } }
+    defer {
+      for index in unsafe arguments.indices { unsafe free(arguments[index]) }
+      for index in unsafe environment.indices { unsafe free(environment[index]) }
+    }
     return unsafe clinux_child_start(words[0], arguments, environment, output, SIGTERM)
   }
 

@@ -35,7 +35,9 @@ extension EndToEnd {
         #expect(url.hasPrefix(berth.url + "/session/\(id)"))
 
         // What docs/redis-keys.md says of both keys.
-        guard case .string(let text) = try berth.ask("GET", Keys().session(id)) else { throw Failure("no session:\(id)") }
+        guard case .string(let text) = try berth.ask("GET", Keys().session(id)) else {
+          throw Failure("no session:\(id)")
+        }
         let record = try SessionRecord(id: id, json: JSON(parsing: text))
         #expect(record.createdAt >= before && record.expiresAt > record.createdAt)
         #expect(try berth.allocatedPorts().contains(record.port))
@@ -58,7 +60,8 @@ extension EndToEnd {
         let now = Clock.unixMilliseconds
         guard case .array(let keys) = try berth.ask("KEYS", Keys().portsAllocated(host: "*")), keys.count == 1,
           case .string(let key) = keys[0],
-          case .array(let words) = try berth.ask("ZRANGE", String(decoding: key, as: UTF8.self), "0", "-1", "WITHSCORES")
+          case .array(let words) = try berth.ask(
+            "ZRANGE", String(decoding: key, as: UTF8.self), "0", "-1", "WITHSCORES")
         else { throw Failure("there is no one host with allocated ports") }
         #expect(!words.isEmpty)
         for pair in stride(from: 0, to: words.count, by: 2) {

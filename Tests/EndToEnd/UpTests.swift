@@ -9,7 +9,9 @@ extension EndToEnd {
       try await with { home in
         let up = try home.start()
         try await home.isReady(up)
-        for line in ["curl \(home.url)/json/version", "connect_over_cdp(\"\(home.url)\")", "browserURL: \"\(home.url)\""] {
+        for line in [
+          "curl \(home.url)/json/version", "connect_over_cdp(\"\(home.url)\")", "browserURL: \"\(home.url)\"",
+        ] {
           #expect(up.output.contains(line), "\(line)")
         }
 
@@ -23,7 +25,8 @@ extension EndToEnd {
 
         let second = try home.start("second")
         #expect(try await second.ended(within: 30) == .exited(1))
-        #expect(second.output.contains("already running") && second.output.contains("pid \(up.pid)"), "\(second.output)")
+        #expect(
+          second.output.contains("already running") && second.output.contains("pid \(up.pid)"), "\(second.output)")
 
         up.signal(SIGINT)
         #expect(try await up.ended(within: 60) == .exited(0))
@@ -44,7 +47,9 @@ extension EndToEnd {
         let taken = try Program(
           "occupant", [try Machine.python(), "-m", "http.server", "--bind", "127.0.0.1", String(home.controlPort)],
           outputFile: home.directory + "/occupant.log", in: home.directory)
-        try await eventually("the port is taken", within: 30, show: taken) { Machine.isFree(home.controlPort) ? nil : () }
+        try await eventually("the port is taken", within: 30, show: taken) {
+          Machine.isFree(home.controlPort) ? nil : ()
+        }
         let up = try home.start()
         #expect(try await up.ended(within: 30) == .exited(1))
         #expect(up.output.contains("port \(home.controlPort)") && up.output.contains("--control-port"), "\(up.output)")
@@ -64,7 +69,8 @@ extension EndToEnd {
         }
         #expect(up.output.contains("berth: \(part) was killed by signal 9"), "\(up.output)")
         try await eventually("it serves again", within: 90, show: up) {
-          HTTP.get(home.controlPort, "/api/health")?.status == 200 && HTTP.get(home.port, "/json/version")?.status == 200
+          HTTP.get(home.controlPort, "/api/health")?.status == 200
+            && HTTP.get(home.port, "/json/version")?.status == 200
             ? () : nil
         }
         up.signal(SIGINT)
@@ -81,7 +87,9 @@ extension EndToEnd {
         up.signal(SIGKILL)
         #expect(try await up.ended(within: 10) == .killed(SIGKILL))
         try await eventually("redis, the control plane and the replica end", within: 60) {
-          parts.allSatisfy { kill($0, 0) != 0 || !Machine.processes(marked: home.directory).contains(where: { parts.contains($0.pid) }) }
+          parts.allSatisfy {
+            kill($0, 0) != 0 || !Machine.processes(marked: home.directory).contains(where: { parts.contains($0.pid) })
+          }
         }
         let next = try home.start("next")
         try await home.isReady(next)
@@ -141,7 +149,8 @@ extension EndToEnd {
         for port in [port, controlPort] where !Machine.isFree(port) { throw Failure("port \(port) is still taken") }
         let running = try FileManager.default.contentsOfDirectory(atPath: directory + "/.berth/run")
         guard running.isEmpty else { throw Failure("left in .berth/run: \(running)") }
-        let instances = FileManager.default.enumerator(atPath: directory + "/.berth/control")?.allObjects as? [String] ?? []
+        let instances =
+          FileManager.default.enumerator(atPath: directory + "/.berth/control")?.allObjects as? [String] ?? []
         // Whatever the control plane keeps, it is no browser's profile.
         let profiles = instances.filter { $0.contains("Default/") || $0.hasSuffix("SingletonLock") }
         guard profiles.isEmpty else { throw Failure("profiles are left: \(profiles)") }

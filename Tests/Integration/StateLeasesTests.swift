@@ -84,6 +84,20 @@ import Testing
     #expect((1_700_000...1_860_000).contains(lifeTime))
   }
 
+  @Test func aSessionWhoseHardLimitIsOverIsNotMade() throws {
+    let world = try World()
+    try world.put(world.instance("c-1"))
+    let template = world.session("too-late")
+    world.now = template.expiresAt
+    let grant = try world.connection.run(
+      world.leases.acquire(template, holder: "r-1", reserveMilliseconds: nil, queue: true, now: world.now))
+    #expect(grant == .unknown)
+    let claim = try world.connection.run(
+      world.leases.claim(instance: "c-1", session: template, holder: "r-1", now: world.now))
+    #expect(claim == .unknown)
+    #expect(try world.figures() == PoolFigures(freeSlots: ["c-1": 1], leases: 0, waiting: 0, oldestWaiting: nil))
+  }
+
   @Test func onlyReadyInstancesHaveFreeSlots() throws {
     let world = try World()
     for state in InstanceState.allCases where state != .ready {

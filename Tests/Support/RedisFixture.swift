@@ -85,11 +85,15 @@ package final class RedisFixture: Sendable {
       server=$!
       echo $server >"$directory/pid.new" && mv "$directory/pid.new" "$directory/pid"
       exec 2>/dev/null
-      if read -r word; then keep=yes; fi
-      kill -CONT $server 2>/dev/null
-      kill -TERM $server 2>/dev/null
-      wait $server
-      [ "$keep" ] || rm -rf "$directory"
+      if read -r word; then
+        kill -CONT $server
+        kill -TERM $server
+        wait $server
+      else
+        kill -KILL $server
+        wait $server
+        rm -rf "$directory"
+      fi
       """#
     unsafe unlink(directory + "/pid")
     unsafe unlink(directory + "/socket")
@@ -210,11 +214,21 @@ private func spawn(_ words: [String]) throws -> (pid_t, Int32) {
   unsafe posix_spawn_file_actions_init(&actions)
   defer { unsafe posix_spawn_file_actions_destroy(&actions) }
   unsafe posix_spawn_file_actions_adddup2(&actions, pair[0], 0)
+  // Swift's worker threads block signals, and a child begins with the mask of the thread that started it: without a
+  // mask of its own redis-server would not hear SIGTERM. A group of its own keeps the shell alive when a terminal or
+  // timeout(1) ends the test's group, so that it can clean up.
+  var attributes = posix_spawnattr_t()
+  unsafe posix_spawnattr_init(&attributes)
+  defer { unsafe posix_spawnattr_destroy(&attributes) }
+  var none = sigset_t()
+  unsafe sigemptyset(&none)
+  unsafe posix_spawnattr_setsigmask(&attributes, &none)
+  unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | Int16(POSIX_SPAWN_SETPGROUP))
   var arguments: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
   unsafe arguments.append(nil)
-  defer { for unsafe argument in unsafe arguments { unsafe free(argument) } }
+  defer { for index in unsafe arguments.indices { unsafe free(arguments[index]) } }
   var pid: pid_t = 0
-  let code = unsafe posix_spawn(&pid, words[0], &actions, nil, arguments, environ)
+  let code = unsafe posix_spawn(&pid, words[0], &actions, &attributes, arguments, environ)
   guard code == 0 else {
     close(pair[1])
     throw FixtureError("\(words[0]) did not start: \(unsafe String(cString: strerror(code)))")

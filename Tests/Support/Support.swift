@@ -7,7 +7,9 @@ package struct WaitError: Error, CustomStringConvertible {
   package let description: String
 }
 
-/// Waits until the condition is true, looking every few milliseconds; throws when the bound is reached. Blocks its thread.
+/// Waits until the condition is true, looking every few milliseconds; throws when the bound is reached. It blocks its
+/// thread, so async code gets the other one.
+@available(*, noasync)
 package func waitUntil(
   _ what: String, withinMilliseconds bound: Int = 20_000, _ condition: () throws -> Bool
 ) throws {

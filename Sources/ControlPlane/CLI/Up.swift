@@ -14,7 +14,8 @@ struct Up: ParsableCommand {
   @Option(help: "Address to listen on, an IP literal. [BERTH_HOST] (default: 127.0.0.1)") var host: String?
   @Option(help: "Port of the data plane. [PORT] (default: 8080)") var port: Int?
   @Option(help: "Port of the data plane's TLS. [BERTH_TLS_PORT] (default: 8443)") var tlsPort: Int?
-  @Option(help: "Port of the first replica's admin page; each further one takes the next. [BERTH_ADMIN_PORT] (default: 8081)")
+  @Option(
+    help: "Port of the first replica's admin page; each further one takes the next. [BERTH_ADMIN_PORT] (default: 8081)")
   var adminPort: Int?
   @Option(help: "Port of the control plane. [BERTH_CONTROL_PORT] (default: 3000)") var controlPort: Int?
   @Option(help: "First port for instances. [PORT_RANGE_START] (default: 50000)") var portRangeStart: Int?
@@ -31,7 +32,8 @@ struct Up: ParsableCommand {
   @Option(help: "Seconds that clients may take to finish at the end. [BERTH_DRAIN_SECONDS] (default: 10)")
   var drainSeconds: Int?
   @Option(help: "Seconds that starting may take. [BERTH_READY_SECONDS] (default: 60)") var readySeconds: Int?
-  @Flag(help: "Listen on an address that others can reach, although there are no API keys. [BERTH_ALLOW_UNAUTHENTICATED=1]")
+  @Flag(
+    help: "Listen on an address that others can reach, although there are no API keys. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
   @Flag(help: "Show every line of the log files here.") var verbose = false
 
@@ -58,7 +60,8 @@ struct Up: ParsableCommand {
     settings.tlsPort = try variables.number("BERTH_TLS_PORT", unless: tlsPort, or: settings.tlsPort)
     settings.adminPort = try variables.number("BERTH_ADMIN_PORT", unless: adminPort, or: settings.adminPort)
     settings.controlPort = try variables.number("BERTH_CONTROL_PORT", unless: controlPort, or: settings.controlPort)
-    settings.portRangeStart = try variables.number("PORT_RANGE_START", unless: portRangeStart, or: settings.portRangeStart)
+    settings.portRangeStart = try variables.number(
+      "PORT_RANGE_START", unless: portRangeStart, or: settings.portRangeStart)
     settings.portRangeEnd = try variables.number("PORT_RANGE_END", unless: portRangeEnd, or: settings.portRangeEnd)
     settings.replicas = try variables.number("BERTH_REPLICAS", unless: replicas, or: settings.replicas)
     settings.stateDirectory = stateDirectory ?? variables.text("BERTH_STATE_DIRECTORY") ?? settings.stateDirectory

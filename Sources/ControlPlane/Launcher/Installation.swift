@@ -43,7 +43,7 @@ package enum Installation {
     if settings.certificateFile == nil { try makeCertificate(in: state.path + "/tls", for: settings.host) }
     return Places(
       programs: programs, state: state.path, redisServer: redisServer, redisSocket: socket,
-      redisURL: given ?? "unix:\(socket)",      certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
+      redisURL: given ?? "unix:\(socket)", certificate: settings.certificateFile ?? state.path + "/tls/certificate.pem",
       key: settings.keyFile ?? state.path + "/tls/key.pem")
   }
 

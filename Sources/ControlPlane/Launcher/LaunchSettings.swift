@@ -82,7 +82,8 @@ package struct LaunchSettings: Sendable, Equatable {
       }
       if let other = users[port.port] {
         throw LaunchError(
-          "port \(port.port) is wanted twice, for \(other.purpose) (\(other.flag)) and for \(port.purpose) (\(port.flag))")
+          "port \(port.port) is wanted twice, for \(other.purpose) (\(other.flag)) and for \(port.purpose) (\(port.flag))"
+        )
       }
       users[port.port] = port
     }

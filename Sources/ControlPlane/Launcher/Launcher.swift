@@ -185,7 +185,9 @@ package final class Launcher {
   private func readOutput() {
     for index in children.indices {
       for line in children[index].readOutput() {
-        guard let text = LogLine.forTerminal(line, of: children[index].plan.name, verbose: settings.verbose) else { continue }
+        guard let text = LogLine.forTerminal(line, of: children[index].plan.name, verbose: settings.verbose) else {
+          continue
+        }
         console.warn(text)
       }
     }

@@ -58,18 +58,21 @@ extension LaunchSettings {
         ChildPlan(
           role: .redis, name: "redis", program: redisServer,
           arguments: [
-            "--port", "0", "--unixsocket", places.redisSocket, "--unixsocketperm", "600", "--dir", places.redisDirectory,
+            "--port", "0", "--unixsocket", places.redisSocket, "--unixsocketperm", "600", "--dir",
+            places.redisDirectory,
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no", "--logfile", "",
             "--maxmemory-policy", "noeviction",
           ], environment: [:]))
     }
-    let common = (logLevel.map { ["--log-level", $0] } ?? []) + (allowUnauthenticated ? ["--allow-unauthenticated"] : [])
+    let common =
+      (logLevel.map { ["--log-level", $0] } ?? []) + (allowUnauthenticated ? ["--allow-unauthenticated"] : [])
     plans.append(
       ChildPlan(
         role: .control, name: "control", program: places.programs + "/berth-control",
         arguments: (configFile.map { ["--config", $0] } ?? []) + [
           "--listen", LaunchSettings.endpoint(host, controlPort), "--state-directory", places.controlDirectory,
-          "--port-range-start", String(portRangeStart), "--port-range-end", String(portRangeEnd), "--public-url", publicURL ?? url,
+          "--port-range-start", String(portRangeStart), "--port-range-end", String(portRangeEnd), "--public-url",
+          publicURL ?? url,
           // The data plane has ended by then, so there is nothing left to wait for.
           "--stop-instances-on-exit", "--drain-seconds", "0",
         ] + common, environment: environment))

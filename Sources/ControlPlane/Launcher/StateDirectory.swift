@@ -27,7 +27,8 @@ package struct StateDirectory {
       close(lock)
       let owner = StateDirectory.owner(of: path).map { " (pid \($0))" } ?? ""
       throw LaunchError(
-        "berth is already running in \(path)\(owner): stop it first, or choose another directory with --state-directory")
+        "berth is already running in \(path)\(owner): stop it first, or choose another directory with --state-directory"
+      )
     }
     for name in ["run", "log", "redis", "control", "tls"] { try StateDirectory.make(path + "/" + name) }
     ftruncate(lock, 0)

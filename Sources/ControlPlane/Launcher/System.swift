@@ -58,7 +58,8 @@ enum System {
     let words = unsafe copies([program] + arguments)
     let variables = unsafe copies(environment.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" })
     let pid = unsafe clinux_child_start(program, words, variables, output, SIGTERM)
-    for unsafe pointer in unsafe words + variables { unsafe free(pointer) }
+    for index in unsafe words.indices { unsafe free(words[index]) }
+    for index in unsafe variables.indices { unsafe free(variables[index]) }
     guard pid > 0 else { throw LaunchError("cannot start \(program): \(message(-pid))") }
     return pid
   }
@@ -80,7 +81,9 @@ enum System {
     var next = unsafe environ
     while let entry = unsafe next.pointee {
       let text = unsafe String(cString: entry)
-      if let equals = text.firstIndex(of: "=") { result[String(text[..<equals])] = String(text[text.index(after: equals)...]) }
+      if let equals = text.firstIndex(of: "=") {
+        result[String(text[..<equals])] = String(text[text.index(after: equals)...])
+      }
       unsafe next += 1
     }
     return result

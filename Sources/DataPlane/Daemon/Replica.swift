@@ -46,7 +46,7 @@ final class Replica {
       throw ReplicaError(description: "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
     }
     if let path = settings.routes {
-      let file = try FileCoordinator(path: path, log: log)
+      let file = try FileCoordinator(path: path)
       self.file = file
       source = file
     } else {

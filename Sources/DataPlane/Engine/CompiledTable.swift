@@ -37,7 +37,7 @@ struct InstanceSlot: BitwiseCopyable {
   var failures: UInt64 = 0
 }
 
-struct CompiledTable {
+struct CompiledTable: ~Copyable {
   let source: RoutingTable
   let routes: FixedArray<CompiledRoute>
   let pools: FixedArray<CompiledPool>

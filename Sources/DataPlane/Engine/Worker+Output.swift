@@ -11,9 +11,14 @@ extension Worker {
     return unsafe sendRaw(fd, bytes, count)
   }
 
-  /// A head and what follows it, with one system call where there is no TLS.
-  func send(_ fd: Int32, _ head: UnsafeRawPointer, _ headCount: Int, _ body: UnsafeRawPointer, _ bodyCount: Int) -> Bool {
-    if bodyCount == 0 { return unsafe send(fd, head, headCount) }
+  /// A head in `headOutput` and what follows it, with one system call where there is no TLS. A short rest is copied behind
+  /// the head: that is cheaper than a second piece for sendmsg(2).
+  func sendHead(_ fd: Int32, _ headCount: Int, _ body: UnsafeRawPointer, _ bodyCount: Int) -> Bool {
+    let head = unsafe UnsafeRawPointer(s.headOutput)
+    if bodyCount <= 2_048, headCount + bodyCount <= s.headOutputCapacity {
+      if bodyCount > 0 { unsafe UnsafeMutableRawPointer(s.headOutput + headCount).copyMemory(from: body, byteCount: bodyCount) }
+      return unsafe send(fd, head, headCount + bodyCount)
+    }
     guard s.slab[fd].tls == nil, s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable else {
       return unsafe send(fd, head, headCount) && send(fd, body, bodyCount)
     }

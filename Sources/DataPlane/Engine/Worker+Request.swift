@@ -192,7 +192,7 @@ extension Worker {
       (bodyBytes, ended) = followed
     }
     guard
-      unsafe send(instance, s.headOutput, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
+      unsafe sendHead(instance, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
     else { return instanceLost(fd, .reset) }
     if bodyBytes > 0 {
       s.slab[fd].machine.bodyForwarded()

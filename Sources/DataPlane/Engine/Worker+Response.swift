@@ -95,7 +95,7 @@ extension Worker {
         bytes, closes: closes, toVersion10: s.slab[client].machine.isVersion10, into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)
-    return unsafe send(client, s.headOutput, headBytes, body, bodyCount)
+    return unsafe sendHead(client, headBytes, body, bodyCount)
   }
 
   private func beginResponse(

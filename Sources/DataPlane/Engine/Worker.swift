@@ -165,10 +165,10 @@ struct WorkerConfiguration: Sendable {
 
   /// Generation 0 belongs to listeners and the doorbell: connections start at 1.
   private func handle(_ fd: Int32, _ readiness: Poller.Readiness) {
-    if !readiness.isDisjoint(with: [.input, .inputEnd, .hangup, .error]) { s.slab[fd].isReadable = true }
-    if !readiness.isDisjoint(with: [.inputEnd, .hangup, .error]) { s.slab[fd].peerEnds = true }
+    if readiness.holdsAny(.anyInput) { s.slab[fd].isReadable = true }
+    if readiness.holdsAny(.anyEnd) { s.slab[fd].peerEnds = true }
     let couldNotWrite = !s.slab[fd].isWritable
-    if readiness.contains(.output) { s.slab[fd].isWritable = true }
+    if readiness.holdsAny(.output) { s.slab[fd].isWritable = true }
     switch s.slab[fd].kind {
     case .free: break
     case .client:
@@ -176,7 +176,7 @@ struct WorkerConfiguration: Sendable {
       if s.slab[fd].kind == .client { advanceClient(fd) }
     case .instance:
       if s.slab[fd].isConnecting {
-        if !readiness.isDisjoint(with: [.output, .error, .hangup]) { connectEnded(fd) }
+        if readiness.holdsAny(.connected) { connectEnded(fd) }
         // An instance that ended at once told so in this very event.
         if s.slab[fd].kind == .instance, s.slab[fd].isReadable, !s.slab[fd].isConnecting { advanceInstance(fd) }
         return

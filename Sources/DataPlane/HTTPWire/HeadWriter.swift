@@ -126,6 +126,8 @@ extension Head {
     _ bytes: Span<UInt8>, dropsOrigin: Bool, _ cursor: inout Cursor, _ out: inout MutableSpan<UInt8>
   ) {
     var run = Slice.empty
+    // By span: indexing the inline array itself would copy all of it for each field.
+    let fields = fields.span
     for index in 0..<fieldCount {
       let field = fields[index]
       let drops =
@@ -146,6 +148,7 @@ extension Head {
   /// Whether a Connection field names this one (RFC 9110 §7.6.1). Framing and Host stay whatever Connection says.
   private borrowing func isNominated(_ bytes: Span<UInt8>, _ field: Field) -> Bool {
     if field.known == .contentLength || field.known == .transferEncoding { return false }
+    let fields = fields.span
     for index in 0..<fieldCount where fields[index].known == .connection {
       var found = false
       bytes.forEachToken(in: fields[index].value) { token in

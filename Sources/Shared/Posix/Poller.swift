@@ -36,11 +36,19 @@ private import Glibc
 
   package struct Readiness: OptionSet, Sendable {
     package let rawValue: UInt32
-    package init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inline(__always) package init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inline(__always) package func holdsAny(_ others: Readiness) -> Bool { rawValue & others.rawValue != 0 }
     package static let input = Readiness(rawValue: UInt32(CLINUX_EPOLLIN))
     package static let output = Readiness(rawValue: UInt32(CLINUX_EPOLLOUT))
     package static let error = Readiness(rawValue: UInt32(CLINUX_EPOLLERR))
     package static let hangup = Readiness(rawValue: UInt32(CLINUX_EPOLLHUP))
+    // Sets that are asked for on every event are written as bits: a set made from an array literal is made at run time.
+    /// Anything that a read will tell.
+    package static let anyInput = Readiness(rawValue: 0x2019)
+    /// The peer sends no more, or the connection is broken.
+    package static let anyEnd = Readiness(rawValue: 0x2018)
+    /// What a connection attempt ends with.
+    package static let connected = Readiness(rawValue: 0x1C)
     /// The peer will send no more.
     package static let inputEnd = Readiness(rawValue: UInt32(CLINUX_EPOLLRDHUP))
   }

@@ -7,20 +7,21 @@ import State
 func encode(_ words: [String], into out: inout [UInt8]) {
   precondition(!words.isEmpty, "a command has at least a name")
   // All words in one block, so that their addresses stay while hiredis reads them.
-  var block: [CChar] = []
+  var block: [UInt8] = []
   var lengths: [Int] = []
   for word in words {
     let start = block.count
-    block.append(contentsOf: word.utf8.lazy.map { CChar(bitPattern: $0) })
+    block.append(contentsOf: word.utf8)
     lengths.append(block.count - start)
   }
   // hiredis copies with memcpy, which must not see a null pointer, not even for nothing.
   block.append(0)
-  unsafe block.withUnsafeBufferPointer { block in
+  unsafe block.withUnsafeBytes { block in
+    let first = unsafe block.baseAddress!.assumingMemoryBound(to: CChar.self)
     var arguments: [UnsafePointer<CChar>?] = unsafe []
     var offset = 0
     for length in lengths {
-      unsafe arguments.append(block.baseAddress! + offset)
+      unsafe arguments.append(first + offset)
       offset += length
     }
     var formatted: UnsafeMutablePointer<CChar>?

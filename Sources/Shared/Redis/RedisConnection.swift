@@ -50,7 +50,6 @@ package final class RedisConnection {
     let deadline = Deadline(milliseconds: options.connectTimeoutMilliseconds)
     let socket = try dial(url, interrupter: interrupter, deadline)
     let plain = PlainTransport(socket: socket, interrupter: interrupter)
-    interrupter.watch(socket)
     if let tls = url.tls, case .tcp(let host, _) = url.place {
       transport = try TLSTransport(plain, host: host, settings: tls, interrupter: interrupter, deadline)
     } else {
@@ -186,10 +185,7 @@ extension RedisConnection {
         throw lost(error, runs: runs)
       }
       guard let count else { return nil }
-      if count == 0 {
-        shut("\(url) ended the connection")
-        throw .closed(end!, mayHaveRun: runs)
-      }
+      if count == 0 { throw lost(.closed("", mayHaveRun: runs), runs: runs) }
       let problem = unsafe buffer.withUnsafeBytes { unsafe reader.feed(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
       if let problem {
         shut("the connection to \(url) was closed: \(problem)")
@@ -198,13 +194,18 @@ extension RedisConnection {
     }
   }
 
+  /// Closes the connection after an error of its transport. An interruption may show as a broken socket: it shuts it down.
   private func lost(_ error: RedisError, runs: Bool) -> RedisError {
-    guard case .closed(let why, _) = error else {
+    if interrupter.isInterrupted {
       shut("the wait for \(url) was interrupted")
-      return error
+      return .interrupted
     }
-    shut("the connection to \(url) was lost: \(why)")
-    return .closed(end!, mayHaveRun: runs)
+    if case .closed(let why, _) = error {
+      shut(why.isEmpty ? "\(url) ended the connection" : "the connection to \(url) was lost: \(why)")
+      return .closed(end!, mayHaveRun: runs)
+    }
+    shut(error.description)
+    return error
   }
 
   private func shut(_ why: String) {

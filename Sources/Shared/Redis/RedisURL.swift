@@ -20,6 +20,11 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
     package var caFile: String?
     /// false accepts any certificate.
     package var verify: Bool
+
+    package init(caFile: String? = nil, verify: Bool = true) {
+      self.caFile = caFile
+      self.verify = verify
+    }
   }
 
   package var place: Place

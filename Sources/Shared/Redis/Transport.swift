@@ -21,6 +21,7 @@ final class PlainTransport: Transport {
   init(socket: Int32, interrupter: RedisInterrupter) {
     self.socket = socket
     self.interrupter = interrupter
+    interrupter.watch(socket)
   }
 
   deinit { close() }
@@ -62,7 +63,7 @@ final class PlainTransport: Transport {
   func close() {
     guard !closed else { return }
     closed = true
-    interrupter.watch(nil)
+    interrupter.unwatch(socket)
     Glibc.close(socket)
   }
 }
@@ -70,14 +71,12 @@ final class PlainTransport: Transport {
 /// TLS on top of a plain transport's socket. Its waits know only the socket: an interruption shuts that down.
 final class TLSTransport: Transport {
   private let plain: PlainTransport
-  private let interrupter: RedisInterrupter
   private let stream: TLSClientStream
 
   init(_ plain: PlainTransport, host: String, settings: RedisURL.TLS, interrupter: RedisInterrupter, _ deadline: Deadline)
     throws(RedisError)
   {
     self.plain = plain
-    self.interrupter = interrupter
     do throws(TLSError) {
       stream = try TLSClientStream(
         fileDescriptor: plain.socket, serverName: host, caFile: settings.caFile, verify: settings.verify,
@@ -97,11 +96,8 @@ final class TLSTransport: Transport {
   func read(into buffer: UnsafeMutableRawBufferPointer, _ deadline: Deadline) throws(RedisError) -> Int? {
     stream.timeoutMilliseconds = deadline.remainingMilliseconds
     do throws(TLSError) {
-      let count = unsafe try stream.read(into: buffer)
-      if interrupter.isInterrupted { throw TLSError(.connection, "interrupted") }
-      return count
+      return unsafe try stream.read(into: buffer)
     } catch {
-      if interrupter.isInterrupted { throw .interrupted }
       if error.kind == .timedOut { return nil }
       throw .closed(error.description, mayHaveRun: true)
     }
@@ -114,7 +110,6 @@ final class TLSTransport: Transport {
       do throws(TLSError) {
         sent += unsafe try stream.write(UnsafeRawBufferPointer(rebasing: bytes[sent...]))
       } catch {
-        if interrupter.isInterrupted { throw .interrupted }
         if error.kind == .timedOut { return false }
         throw .closed(error.description, mayHaveRun: true)
       }

@@ -22,13 +22,13 @@ struct Deadline {
 func errorText(_ number: Int32) -> String { unsafe String(cString: strerror(number)) }
 
 /// Ends the waits of one thread, from any other, for good: when a daemon stops. It outlives the connections that the
-/// thread makes one after the other; every later wait ends at once too.
+/// thread makes; every later wait ends at once too.
 package final class RedisInterrupter: Sendable {
   /// A pair of connected sockets: a byte in the second makes the first readable.
   private let ends: (waiting: Int32, ringing: Int32)
   private struct State {
     var interrupted = false
-    var socket: Int32?
+    var sockets: Set<Int32> = []
   }
   private let state = Mutex(State())
 
@@ -52,7 +52,7 @@ package final class RedisInterrupter: Sendable {
       var byte: UInt8 = 1
       _ = unsafe write(ends.ringing, &byte, 1)
       // TLS waits for its socket alone.
-      if let socket = state.socket { _ = shutdown(socket, Int32(SHUT_RDWR)) }
+      for socket in state.sockets { _ = shutdown(socket, Int32(SHUT_RDWR)) }
     }
   }
 
@@ -69,13 +69,16 @@ package final class RedisInterrupter: Sendable {
     return true
   }
 
-  /// The connection's socket, shut down by an interruption; nil before it is closed.
-  func watch(_ socket: Int32?) {
+  /// From now on an interruption shuts this socket down.
+  func watch(_ socket: Int32) {
     state.withLock { state in
-      state.socket = socket
-      if state.interrupted, let socket { _ = shutdown(socket, Int32(SHUT_RDWR)) }
+      state.sockets.insert(socket)
+      if state.interrupted { _ = shutdown(socket, Int32(SHUT_RDWR)) }
     }
   }
+
+  /// Before the socket is closed: its number may then become another one's.
+  func unwatch(_ socket: Int32) { state.withLock { state in _ = state.sockets.remove(socket) } }
 
   /// Waits until the socket is ready for `events` (or broken, which its next use tells).
   func wait(for socket: Int32, events: Int32, _ deadline: Deadline) throws(RedisError) -> Bool {

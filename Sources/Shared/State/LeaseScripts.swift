@@ -95,7 +95,8 @@ extension Leases {
 
       local pool = record(pools_key, t.pool)
       local instance = wanted ~= '' and record(instances_key, wanted)
-      if not pool or (tonumber(pool.slots) or 0) == 0 or (wanted ~= '' and (not instance or instance.pool ~= t.pool)) then
+      local known = pool and (wanted == '' or (instance and instance.pool == t.pool))
+      if not known or (tonumber(pool.slots) or 0) == 0 or tonumber(t.hard) <= now then
         leave(t.pool, t.id)
         return {'unknown'}
       end
@@ -139,6 +140,7 @@ extension Leases {
       local instance = record(instances_key, id)
       local pool = instance and record(pools_key, instance.pool)
       if not pool or instance.pool ~= t.pool or (tonumber(pool.slots) or 0) == 0 then return {'unknown'} end
+      if tonumber(t.hard) <= now then return {'unknown'} end
 
       -- Is there a session that this claim took over before its answer was lost, one that is reserved, or, on an
       -- exclusive instance, one that has it?

@@ -13,7 +13,7 @@ package enum Grant: Sendable, Equatable {
   case queueFull(waiting: Int)
   /// No slot is free (or others wait for the free ones) and waiting was not asked for.
   case busy
-  /// No such session, instance or pool, or the pool has no sessions.
+  /// No such session, instance or pool, the pool has no sessions, or the session's hard limit is over.
   case unknown
 }
 

@@ -11,7 +11,7 @@ private func settings(_ change: (inout LaunchSettings) -> Void = { _ in }) -> La
 
 private let places = Places(
   programs: "/programs", state: "/state", redisServer: "/usr/bin/redis-server", redisSocket: "/state/run/redis.sock",
-  redisURL: "unix:/state/run/redis.sock",  certificate: "/c.pem", key: "/k.pem")
+  redisURL: "unix:/state/run/redis.sock", certificate: "/c.pem", key: "/k.pem")
 
 @Suite struct LaunchSettingsTests {
   @Test func theDefaultsAreThoseOfTheDocumentation() throws {
@@ -24,7 +24,13 @@ private let places = Places(
     ("--replicas", settings { $0.replicas = 0 }),
     ("--port 70000", settings { $0.port = 70_000 }),
     ("wanted twice", settings { $0.port = 3000 }),
-    ("wanted twice", settings { $0.replicas = 2; $0.port = 8082 }),
+    (
+      "wanted twice",
+      settings {
+        $0.replicas = 2
+        $0.port = 8082
+      }
+    ),
     ("--port-range-start", settings { $0.portRangeEnd = 49_999 }),
     ("lies in the instances' range", settings { $0.portRangeStart = 8000 }),
     ("belong together", settings { $0.keyFile = "key.pem" }),

@@ -1,0 +1,46 @@
+// What a coordinator has done, for /metrics and the heartbeat.
+import ProxyMachine
+
+/// Counts since the start, and a few figures of this moment.
+package struct CoordinatorCounters: Sendable, Equatable {
+  package var requests = 0
+  package var granted = 0
+  package var unknown = 0
+  package var busy = 0
+  package var queueFull = 0
+  package var timedOut = 0
+  package var unavailable = 0
+  package var cancelled = 0
+  /// Requests that had to wait for a slot.
+  package var queued = 0
+  /// Connections to Redis that were made, by all threads.
+  package var connects = 0
+  /// Connections that were lost or could not be made.
+  package var redisFailures = 0
+  package var snapshots = 0
+  package var changes = 0
+  package var tables = 0
+  /// Records that could not be read and were left out.
+  package var invalidRecords = 0
+
+  /// Requests that wait for a slot now.
+  package var waiting = 0
+  /// Sessions that this replica has sockets of now.
+  package var held = 0
+  /// Sessions of the deployment that it knows now.
+  package var sessions = 0
+  /// Whether commands and changes pass between Redis and this replica now.
+  package var connected = false
+
+  package init() {}
+
+  mutating func count(_ refusal: SlotRefusal) {
+    switch refusal {
+    case .unknown: unknown += 1
+    case .busy: busy += 1
+    case .queueFull: queueFull += 1
+    case .timedOut: timedOut += 1
+    case .unavailable: unavailable += 1
+    }
+  }
+}
