@@ -266,6 +266,16 @@ package actor Supervisor {
 
   // MARK: The end
 
+  /// Waits, no longer than the lease of a leader that was killed, until this control plane leads and knows what runs: what
+  /// its predecessor started has to end with it. Returns at once when it has led.
+  package func waitToLead() async {
+    let deadline = Deadline(milliseconds: LeaderLease.ttlMilliseconds + 1_000)
+    while termNumber == nil, !deadline.hasPassed {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 100)
+    }
+  }
+
   /// Stops looking. With `instances`, drains and ends all of them first; else they are left to the next leader. The lease
   /// is given up in any case.
   package func stop(instances endsInstances: Bool) async {

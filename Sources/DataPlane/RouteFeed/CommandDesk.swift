@@ -139,7 +139,7 @@ final class CommandDesk {
     let joins = requests.contains { request in
       switch request.kind {
       case .claim, .attach, .target: true
-      case .acquire, .look: false
+      case .acquire, .look, .reserved: false
       }
     }
     if joins {
@@ -181,6 +181,9 @@ final class CommandDesk {
         return nil
       }
       return Operation(.look(key, session: session), leases.get(session: session)) { .view($0) }
+    // The lease's state is in Redis alone.
+    case .reserved(let session):
+      return Operation(.reserved(key), leases.get(session: session)) { .view($0) }
     case .target(let target):
       if let session = sessionOfTarget[target] { return attach(key, session) }
       return Operation(.target(key, target: target), targetKeys.session(of: target)) { .text($0) }
