@@ -77,10 +77,11 @@ extension Worker {
     }
   }
 
-  /// Discovery at the root: the same connection keeps the browser that it was shown until a client took it, another one
-  /// gets its own.
+  /// Discovery at the root. /json/version is how a client begins, so each gets a browser of its own, even on a connection
+  /// that an HTTP agent shares among clients that begin at once. What follows on that connection (/json/list, /json/new)
+  /// is about the same browser until a client took it.
   private func discover(_ fd: Int32, _ request: VisitRequest) {
-    if let reserved = s.reservations[fd] {
+    if request.endpoint.action != .version, let reserved = s.reservations[fd] {
       return ask(fd, request, .reserved(session: reserved), holds: false)
     }
     let changes =
