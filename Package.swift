@@ -119,8 +119,8 @@ let package = Package(
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
-        "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "Runtimes",
-        "State", "TLS", "TestSupport",
+        "API", "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed", "Routing",
+        "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
