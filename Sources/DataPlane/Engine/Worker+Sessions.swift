@@ -214,15 +214,11 @@ extension Worker {
   func refuse(_ fd: Int32, _ refusal: SlotRefusal) {
     // A reservation that ran out is not the client's fault: the next discovery makes another.
     s.reservations[fd] = nil
-    func tell(_ status: Int, _ sentence: String) {
-      s.log.info("a request was refused", ["status": .int(status), "reason": .string(sentence)])
-      answer(fd, status, sentence, .refused, closes: false)
-    }
     switch refusal {
     case .unknown:
-      tell(404, "There is no such session or browser, or it has ended.")
+      answer(fd, 404, "There is no such session or browser, or it has ended.", .refused, closes: false)
     case .busy:
-      tell(409, "This browser is in use by another client.")
+      answer(fd, 409, "This browser is in use by another client.", .refused, closes: false)
     case .queueFull:
       answer(fd, 429, "As many clients wait for this pool as may.", .refused, closes: false, retryAfter: 5)
     case .timedOut:
