@@ -32,7 +32,9 @@ func unitTests(of name: String, _ more: [Target.Dependency] = []) -> Target {
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 
 let package = Package(
@@ -44,6 +46,7 @@ let package = Package(
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.80.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
@@ -84,12 +87,14 @@ let package = Package(
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
     control("Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
-    control("API", ["Domain", "Reconciler", "Routing", "State", "Redis", "Supervisor", "JSON", hummingbird, logging]),
+    control(
+      "API",
+      ["Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", hummingbird, logging, nioCore]),
     .executableTarget(
       name: "berth-control",
       dependencies: [
-        "API", "Settings", "Supervisor", "Runtimes", "Redis", "State", "Routing", "Observability", argumentParser, logging,
-        serviceLifecycle,
+        "API", "Domain", "Settings", "Supervisor", "Runtimes", "Redis", "State", "Routing", "Observability", "Posix",
+        argumentParser, logging, serviceLifecycle, unixSignals,
       ],
       path: "Sources/ControlPlane/Daemon", swiftSettings: strict),
     control("Launcher", ["CLinux", "JSON", "Posix", "Redis", "State", "TLS"]),
@@ -113,7 +118,10 @@ let package = Package(
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
-      dependencies: ["TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS", "RouteFeed", "Engine", "ProxyMachine", "Observability", "Runtimes", "Domain"],
+      dependencies: [
+        "API", "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed", "Routing",
+        "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
+      ],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests",

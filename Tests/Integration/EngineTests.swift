@@ -278,9 +278,9 @@ import Testing
     let upstream = try #require(instance.accept())
     #expect(upstream.receive(upTo: "\r\n\r\n") != nil)
     let sender = Thread.start("test-instance") {
-      upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n")
+      upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 40000000\r\n\r\n")
       // Ends when the engine gives the slow reader up and closes.
-      upstream.send([UInt8](repeating: 7, count: 200_000_000))
+      upstream.send([UInt8](repeating: 7, count: 40_000_000))
     }
     #expect(eventually { engine.value(.slowReader) == 1 })
     sender.join()

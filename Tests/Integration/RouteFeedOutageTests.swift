@@ -15,8 +15,8 @@ struct RouteFeedOutageTests {
 
   @Test("Redis is killed and comes back empty: nothing live is lost, and only new exclusive slots are refused meanwhile")
   func killed() throws {
-    let deployment = try Deployment(instances: ["a", "b", "c"])
-    let replica = try Replica("r1", url: deployment.redis.unixURL, options: Self.options)
+    let deployment = try FeedDeployment(instances: ["a", "b", "c"])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL, options: Self.options)
     try replica.routes("a", "b", "c")
     try deployment.createSession("rest-1")
     try deployment.createSession("rest-2")
@@ -75,10 +75,10 @@ struct RouteFeedOutageTests {
 
   @Test("a client waits through an outage, and is served when Redis and its slots are back")
   func patience() throws {
-    let deployment = try Deployment()
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment()
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a")
     try deployment.createSession("rest-1")
     let waiting = replica.acquire()
@@ -93,16 +93,18 @@ struct RouteFeedOutageTests {
 
   @Test("sessions that ended while a replica was cut off end there too; those it was forgotten for are held again", arguments: [false, true])
   func cutOff(trims: Bool) throws {
-    let deployment = try Deployment(instances: ["a", "b", "c"])
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment(instances: ["a", "b", "c"])
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b", "c")
     try deployment.createSession("kept")
     try deployment.createSession("ended")
     for session in ["kept", "ended"] { _ = try replica.worker.granted(replica.ask(.attach(session: session))) }
     let own = try replica.worker.granted(replica.acquire())
-    try waitUntil("all are known") { replica.coordinator.counters.sessions == 3 }
+    try deployment.put("idle")
+    try deployment.createSession("unheld")
+    try waitUntil("all are known") { replica.coordinator.counters.sessions == 4 }
 
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
@@ -110,12 +112,13 @@ struct RouteFeedOutageTests {
     let forgotten = try deployment.run(Replicas(keys: deployment.keys).forget(id: "r1", now: deployment.now))
     #expect(Set(forgotten) == ["kept", "ended", own.id])
     try deployment.run(deployment.leases.end(session: "ended", reason: "operator", now: deployment.now))
+    try deployment.run(deployment.leases.end(session: "unheld", reason: "operator", now: deployment.now))
     try deployment.put("d")
     if trims { try deployment.redis.command("XTRIM", deployment.keys.changes, "MAXLEN", "1") }
     relay.mend()
 
-    try replica.routes("a", "b", "c", "d")
-    for session in ["ended", own.id] {
+    try replica.routes("a", "b", "c", "d", "idle")
+    for session in ["ended", own.id, "unheld"] {
       try waitUntil("\(session) is over") { replica.worker.reason(of: session) != nil }
     }
     #expect(replica.worker.reason(of: "ended") == "operator")
@@ -130,18 +133,19 @@ struct RouteFeedOutageTests {
 
   @Test("sockets that go while Redis is away are told when it is back")
   func debts() throws {
-    let deployment = try Deployment(instances: ["a", "b"])
-    let relay = try Relay(deployment.redis)
+    let deployment = try FeedDeployment(instances: ["a", "b"])
+    let relay = try FeedRelay(deployment.redis)
     defer { relay.close() }
-    let replica = try Replica("r1", url: relay.url, options: Self.options)
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b")
     let (stays, goes) = try (replica.worker.granted(replica.acquire()), replica.worker.granted(replica.acquire()))
+    try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 && replica.coordinator.counters.held == 2 }
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
     replica.release(goes.id)
     replica.release(stays.id)
-    // It comes back before anybody could be told.
-    try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 }
+    // It comes back before Redis could be told.
+    try waitUntil("both were let go of") { replica.coordinator.counters.held == 0 }
     _ = try replica.worker.granted(replica.ask(.attach(session: stays.id)))
     relay.mend()
     try waitUntil("the one is free") { try deployment.figures().leases == 1 }
@@ -150,10 +154,32 @@ struct RouteFeedOutageTests {
     #expect(replica.worker.reason(of: stays.id) == nil)
   }
 
+  @Test("a Redis that was emptied and filled again behind a replica's back is not mistaken for the old one")
+  func rebuilt() throws {
+    let deployment = try FeedDeployment()
+    let relay = try FeedRelay(deployment.redis)
+    defer { relay.close() }
+    let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
+    try replica.routes("a")
+    let own = try replica.worker.granted(replica.acquire())
+    try waitUntil("it is known") { replica.coordinator.counters.sessions == 1 }
+    relay.cut()
+    try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
+    try deployment.redis.flush()
+    try deployment.lead()
+    try deployment.declare([World.pool()])
+    for id in ["a", "b"] { try deployment.put(id) }
+    relay.mend()
+    try replica.routes("a", "b")
+    try waitUntil("it is put back") { try deployment.view(own.id)?.holders == ["r1"] }
+    #expect(replica.worker.reason(of: own.id) == nil)
+    #expect(try replica.worker.granted(replica.acquire()).instance == "b")
+  }
+
   @Test("a Redis that loses its data under open connections is noticed")
   func flushed() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let own = try replica.worker.granted(replica.acquire())
     try waitUntil("it is known") { replica.coordinator.counters.sessions == 1 }
@@ -171,15 +197,21 @@ struct RouteFeedOutageTests {
 
   @Test("a Redis that hangs costs patience, not slots")
   func frozen() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL, options: Self.options)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL, options: Self.options)
     try replica.routes("a")
+    // So that the script is loaded, and the next command is one.
+    replica.release(try replica.worker.granted(replica.acquire()).id)
+    func count(_ type: String) throws -> Int {
+      try deployment.run(Events(keys: deployment.keys).recent(count: 100)).count { $0.type == type }
+    }
+    try waitUntil("the first session is over") { try count("session.ended") == 1 }
     deployment.redis.freeze()
     let ticket = replica.acquire()
     #expect(try replica.worker.refused(ticket) == .unavailable)
     deployment.redis.thaw()
-    // The command may have been executed after its client was refused.
-    try waitUntil("the slot is free") { try deployment.figures().freeSlots == ["a": 1] }
+    // The command is executed although its client was refused, and is undone.
+    try waitUntil("the slot is free again") { try count("session.created") == 2 && count("session.ended") == 2 }
     try waitUntil("it is trusted again") { replica.coordinator.counters.connected }
     let record = try replica.worker.granted(replica.acquire())
     #expect(try deployment.figures().leases == 1)
@@ -191,12 +223,12 @@ struct RouteFeedOutageTests {
   func late() throws {
     let redis = try RedisFixture()
     redis.kill()
-    let replica = try Replica("r1", url: redis.unixURL, options: Self.options)
+    let replica = try FeedReplica("r1", url: redis.unixURL, options: Self.options)
     #expect(try replica.worker.refused(replica.acquire()) == .unavailable)
     #expect(try replica.worker.refused(replica.ask(.look(session: "x"))) == .unavailable)
     #expect(replica.coordinator.table == nil)
     try redis.start()
-    let deployment = try Deployment(redis)
+    let deployment = try FeedDeployment(redis)
     try replica.routes("a")
     _ = try replica.worker.granted(replica.acquire())
     #expect(try deployment.figures().leases == 1)
@@ -204,9 +236,9 @@ struct RouteFeedOutageTests {
 
   @Test("records and changes that nobody can read are left out, and the rest goes on")
   func unreadable() throws {
-    let deployment = try Deployment()
+    let deployment = try FeedDeployment()
     try deployment.redis.command("HSET", deployment.keys.instances, "bad", "{\"id\":\"bad\"}")
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     try deployment.redis.command("XADD", deployment.keys.changes, "*", "type", "instance", "id", "b", "json", "{}")
     try deployment.redis.command("XADD", deployment.keys.changes, "*", "type", "nonsense")

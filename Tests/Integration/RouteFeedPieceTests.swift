@@ -1,7 +1,10 @@
 // The parts of RouteFeed that need no Redis: the counting of sockets against a model, the mailbox, the routes file.
 import Glibc
+import Observability
 import ProxyMachine
+import Redis
 import Routing
+import State
 import Testing
 import TestSupport
 
@@ -100,6 +103,24 @@ struct RouteFeedPieceTests {
     #expect(mailbox.take(waitingMilliseconds: 60_000).stopping)
   }
 
+  @Test("what Redis does not know any more is over only when the feed knows the whole history, and still does")
+  func reattached() throws {
+    let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC))
+    let core = try CoordinatorCore(
+      url: RedisURL(parsing: "unix:/nonexistent"), options: RedisOptions(), keys: Keys(), replica: "r1", log: log,
+      mailboxLimit: 1, retryMilliseconds: 1_000, figures: { [:] })
+    let desk = CommandDesk(core)
+    desk.holdings.grant(record("s"), to: TicketKey(worker: 0, ticket: 1))
+    core.distrust()
+    for losses in [nil, core.losses - 1] {
+      #expect(desk.answered(desk.reattach("s", losses: losses), .grant(.unknown)).isEmpty)
+      #expect(desk.holdings.isHeld("s"))
+    }
+    // Next it is asked why, and the workers are told.
+    #expect(desk.answered(desk.reattach("s", losses: core.losses), .grant(.unknown)).count == 1)
+    #expect(!desk.holdings.isHeld("s"))
+  }
+
   @Test("stream ids are compared as numbers")
   func streamIDs() {
     #expect(FeedQueries.isOlder("9-0", than: "10-0") && FeedQueries.isOlder("10-9", than: "10-10"))
@@ -129,7 +150,7 @@ struct RouteFeedPieceTests {
   func file() throws {
     let file = File(Self.good)
     let coordinator = try FileCoordinator(path: file.path)
-    let worker = Worker()
+    let worker = FeedWorker()
     coordinator.start(inboxes: [worker])
     #expect(worker.table?.instances.map(\.id) == ["chrome-1", "web-1"])
     #expect(worker.table?.routes.map(\.pool) == ["web"])

@@ -11,8 +11,8 @@ import TestSupport
 struct RouteFeedSlotTests {
   @Test("records become tables at every worker, and follow every change")
   func tables() throws {
-    let deployment = try Deployment(instances: ["a", "b"])
-    let (one, two) = try (Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.tcpURL))
+    let deployment = try FeedDeployment(instances: ["a", "b"])
+    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.tcpURL))
     for replica in [one, two] {
       try replica.routes("a", "b")
       #expect(replica.worker.table?.pools["chrome"] == World.pool())
@@ -33,8 +33,8 @@ struct RouteFeedSlotTests {
 
   @Test("a connection gets a session of its own, and its end gives the slot back")
   func implicitSession() throws {
-    let deployment = try Deployment(pools: [World.pool(idle: 5_000)])
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment(pools: [World.pool(idle: 5_000)])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let record = try replica.worker.granted(replica.acquire())
     // A version 4 UUID in lower case.
@@ -58,8 +58,8 @@ struct RouteFeedSlotTests {
 
   @Test("an unknown pool, a pool without sessions and an unknown id are refused")
   func unknown() throws {
-    let deployment = try Deployment(pools: [World.pool(), World.pool("web", slots: 0)])
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment(pools: [World.pool(), World.pool("web", slots: 0)])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     #expect(try replica.worker.refused(replica.acquire("other")) == .unknown)
     #expect(try replica.worker.refused(replica.acquire("web")) == .unknown)
@@ -73,11 +73,12 @@ struct RouteFeedSlotTests {
 
   @Test("clients wait in the order in which they came, across replicas")
   func order() throws {
-    let deployment = try Deployment()
-    let replicas = try [Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL)]
+    let deployment = try FeedDeployment()
+    // They never ask again by themselves: it is the doorbell that brings the slot.
+    let replicas = try ["r1", "r2"].map { try FeedReplica($0, url: deployment.redis.unixURL, retryMilliseconds: 3_600_000) }
     for replica in replicas { try replica.routes("a") }
     var holder = (replicas[0], try replicas[0].worker.granted(replicas[0].acquire()).id)
-    var queue: [(replica: Replica, ticket: UInt64)] = []
+    var queue: [(replica: FeedReplica, ticket: UInt64)] = []
     for index in 0..<6 {
       let replica = replicas[(index + 1) % 2 == 0 || index == 3 ? 0 : 1]
       queue.append((replica, replica.acquire()))
@@ -96,8 +97,8 @@ struct RouteFeedSlotTests {
   func limits() throws {
     var pool = World.pool(queueLimit: 1)
     pool.queueTimeoutMilliseconds = 300
-    let deployment = try Deployment(pools: [pool])
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment(pools: [pool])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let held = try replica.worker.granted(replica.acquire())
     let waiting = replica.acquire()
@@ -105,7 +106,10 @@ struct RouteFeedSlotTests {
     let tooMany = replica.acquire()
     #expect(try replica.worker.refused(tooMany) == .queueFull)
     #expect(try replica.worker.refused(waiting) == .timedOut)
-    try waitUntil("the queue is empty") { try deployment.figures().waiting == 0 }
+    // Not by `figures`, which forgets waiters that have been silent for long.
+    try waitUntil("the queue is empty") {
+      try deployment.redis.command("ZCARD", deployment.keys.waiting(pool: "chrome")) == .int(0)
+    }
     // The slot goes to nobody who has gone.
     replica.release(held.id)
     try waitUntil("the slot is free") { try deployment.figures().freeSlots == ["a": 1] }
@@ -121,8 +125,8 @@ struct RouteFeedSlotTests {
 
   @Test("who goes away while waiting leaves the queue; who is granted meanwhile gives it back")
   func cancelled() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let held = try replica.worker.granted(replica.acquire())
     let (first, second) = (replica.acquire(), replica.acquire())
@@ -146,8 +150,8 @@ struct RouteFeedSlotTests {
 
   @Test("requests and their cancels in any interleaving leave nothing behind")
   func cancelStorm() throws {
-    let deployment = try Deployment(instances: ["a", "b", "c"])
-    let replicas = try [Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL)]
+    let deployment = try FeedDeployment(instances: ["a", "b", "c"])
+    let replicas = try [FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL)]
     for replica in replicas { try replica.routes("a", "b", "c") }
     var random = SplitMix64(seed: SplitMix64.printedSeed(for: "cancelStorm"))
     for _ in 0..<200 {
@@ -176,8 +180,8 @@ struct RouteFeedSlotTests {
 
   @Test("a WebSocket takes over what a discovery at another replica reserved")
   func claims() throws {
-    let deployment = try Deployment(pools: [World.pool(slots: 2)])
-    let (one, two) = try (Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL))
+    let deployment = try FeedDeployment(pools: [World.pool(slots: 2)])
+    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
     for replica in [one, two] { try replica.routes("a") }
     let reserved = try one.worker.granted(one.acquire(reserve: true))
     let claimed = try two.worker.granted(two.ask(.claim(browser: "guid-a")))
@@ -194,8 +198,8 @@ struct RouteFeedSlotTests {
 
   @Test("a session is let go of with its last socket here, not before, and stays where others hold it")
   func sockets() throws {
-    let deployment = try Deployment()
-    let (one, two) = try (Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL))
+    let deployment = try FeedDeployment()
+    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
     for replica in [one, two] { try replica.routes("a") }
     try deployment.createSession("rest-1")
     // Known or not yet: the first look asks Redis.
@@ -218,21 +222,29 @@ struct RouteFeedSlotTests {
     try waitUntil("r2 has let go") { try holders() == [] }
     let view = try #require(try deployment.view("rest-1"))
     #expect(view.state == .idle)
-    // A client that comes back in the moment in which its last socket goes keeps its session.
-    let back = try one.worker.granted(one.ask(.attach(session: "rest-1")))
+  }
+
+  @Test("a client that comes back in the moment in which its last socket goes keeps its session")
+  func reconnect() throws {
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
+    try replica.routes("a")
+    let record = try replica.worker.granted(replica.acquire())
     for _ in 0..<50 {
-      let ticket = one.ask(.attach(session: back.id))
-      one.release(back.id)
-      _ = try one.worker.granted(ticket)
+      // While the coordinator is busy with the first, the other two come together.
+      _ = replica.ask(.target(id: "nobody"))
+      let ticket = replica.ask(.attach(session: record.id))
+      replica.release(record.id)
+      _ = try replica.worker.granted(ticket)
     }
-    _ = try one.worker.refused(one.ask(.target(id: "nobody")))
-    #expect(try holders() == ["r1"])
+    #expect(try deployment.view(record.id)?.holders == ["r1"])
+    #expect(replica.worker.reason(of: record.id) == nil)
   }
 
   @Test("a target that a discovery named leads to its session at any replica")
   func targets() throws {
-    let deployment = try Deployment()
-    let (one, two) = try (Replica("r1", url: deployment.redis.unixURL), Replica("r2", url: deployment.redis.unixURL))
+    let deployment = try FeedDeployment()
+    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
     for replica in [one, two] { try replica.routes("a") }
     let record = try one.worker.granted(one.acquire())
     one.coordinator.notify(.targets(["T1", "T2"], session: record.id))
@@ -246,8 +258,8 @@ struct RouteFeedSlotTests {
 
   @Test("a session that is ended by somebody is over at every worker, with the reason")
   func ended() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let record = try replica.worker.granted(replica.acquire())
     try deployment.run(deployment.leases.end(session: record.id, reason: "operator", now: deployment.now))
@@ -263,8 +275,8 @@ struct RouteFeedSlotTests {
 
   @Test("the heartbeat tells figures, and that bytes moved")
   func heartbeat() throws {
-    let deployment = try Deployment(pools: [World.pool(idle: 60_000)])
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment(pools: [World.pool(idle: 60_000)])
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     let record = try replica.worker.granted(replica.acquire())
     let seen = try #require(try deployment.view(record.id)?.lastAccessed)
@@ -278,10 +290,45 @@ struct RouteFeedSlotTests {
     }
   }
 
+  @Test("who waits asks again without the doorbell, and so stays in the queue")
+  func retries() throws {
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL, retryMilliseconds: 100)
+    try replica.routes("a")
+    let held = try replica.worker.granted(replica.acquire())
+    let waiting = replica.acquire()
+    try waitUntil("it waits") { try deployment.figures().waiting == 1 }
+    func believedUntil() throws -> Int {
+      let reply = try deployment.redis.command("ZRANGE", deployment.keys.waitingExpiry(pool: "chrome"), "0", "0", "WITHSCORES")
+      return try reply.pairs(of: "ZRANGE")[0].value.int(of: "ZRANGE")
+    }
+    let before = try believedUntil()
+    try waitUntil("it has shown that it lives") { try believedUntil() > before }
+    // A slot that becomes free without a sound.
+    try deployment.redis.command("DEL", deployment.keys.lease(session: held.id), deployment.keys.instanceSessions(instance: "a"))
+    try deployment.redis.command("ZADD", deployment.keys.slots(pool: "chrome"), "1", "a")
+    #expect(try replica.worker.granted(waiting).instance == "a")
+  }
+
+  @Test("a replica that was taken for dead holds its sessions again")
+  func forgotten() throws {
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
+    try replica.routes("a")
+    try deployment.createSession("rest-1")
+    _ = try replica.worker.granted(replica.ask(.attach(session: "rest-1")))
+    let replicas = Replicas(keys: deployment.keys)
+    try waitUntil("it beats") { try deployment.run(replicas.list()).map(\.id) == ["r1"] && replica.coordinator.counters.held == 1 }
+    let forgotten = try deployment.run(replicas.forget(id: "r1", now: deployment.now))
+    #expect(forgotten == ["rest-1"])
+    try waitUntil("it holds it again") { try deployment.view("rest-1")?.holders == ["r1"] }
+    #expect(replica.worker.reason(of: "rest-1") == nil)
+  }
+
   @Test("a replica that stops refuses who waits and gives everything back at once")
   func stopping() throws {
-    let deployment = try Deployment()
-    let replica = try Replica("r1", url: deployment.redis.unixURL)
+    let deployment = try FeedDeployment()
+    let replica = try FeedReplica("r1", url: deployment.redis.unixURL)
     try replica.routes("a")
     _ = try replica.worker.granted(replica.acquire())
     let waiting = replica.acquire()

@@ -12,7 +12,7 @@ import Synchronization
 import TestSupport
 
 /// A worker that keeps what it is told.
-final class Worker: WorkerInbox {
+final class FeedWorker: WorkerInbox {
   private struct State {
     var answers: [UInt64: [SlotAnswer]] = [:]
     var ends: [(session: String, reason: String)] = []
@@ -54,20 +54,20 @@ final class Worker: WorkerInbox {
 }
 
 /// A coordinator with one worker.
-final class Replica: Sendable {
+final class FeedReplica: Sendable {
   let id: String
   let coordinator: RedisCoordinator
-  let worker = Worker()
+  let worker = FeedWorker()
   private let tickets = Atomic(0)
 
-  init(_ id: String, url: RedisURL, options: RedisOptions? = nil) throws {
+  init(_ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
     let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC), level: .debug)
     coordinator = try RedisCoordinator(
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-      figures: { ["color": "blue"] })
+      retryMilliseconds: retryMilliseconds, figures: { ["color": "blue"] })
     coordinator.start(inboxes: [worker])
   }
 
@@ -93,7 +93,7 @@ final class Replica: Sendable {
 }
 
 /// A Redis and its control plane, on the real clock.
-final class Deployment {
+final class FeedDeployment {
   let redis: RedisFixture
   let keys = Keys()
   let leases: Leases
@@ -142,7 +142,7 @@ final class Deployment {
 }
 
 /// Passes bytes between a Unix socket of its own and that of Redis, until it is cut: then nobody gets through.
-final class Relay: Sendable {
+final class FeedRelay: Sendable {
   let path: String
   private let target: String
   private struct State {

@@ -2,10 +2,22 @@
 // daemon as one of its services.
 package import Hummingbird
 import JSON
-import Logging
+package import Logging
+import NIOCore
+
+/// What comes with a request: its connection, which tells whether the client is still there.
+package struct APIContext: RequestContext {
+  package var coreContext: CoreRequestContextStorage
+  fileprivate let channel: any Channel
+
+  package init(source: ApplicationRequestContextSource) {
+    coreContext = .init(source: source)
+    channel = source.channel
+  }
+}
 
 package struct APIResponder: HTTPResponder {
-  package typealias Context = BasicRequestContext
+  package typealias Context = APIContext
 
   /// Longer bodies are refused with 413.
   package static let maximumBodyBytes = 65_536
@@ -14,10 +26,10 @@ package struct APIResponder: HTTPResponder {
 
   package init(_ handlers: Handlers) { self.handlers = handlers }
 
-  package func respond(to request: Request, context: BasicRequestContext) async throws -> Response {
+  package func respond(to request: Request, context: APIContext) async throws -> Response {
     let answer: Answer
     do throws(Refusal) {
-      answer = try await self.answer(request)
+      answer = try await self.answer(request, context)
     } catch {
       if error.status >= 500 {
         handlers.logger.warning(
@@ -33,7 +45,7 @@ package struct APIResponder: HTTPResponder {
     return response(answer, to: request)
   }
 
-  private func answer(_ request: Request) async throws(Refusal) -> Answer {
+  private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> Answer {
     switch APIRoute.match(method: request.method.rawValue, path: request.uri.path) {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
@@ -42,7 +54,7 @@ package struct APIResponder: HTTPResponder {
         405, "\(request.method.rawValue) is not for \(request.uri.path); use \(methods.joined(separator: " or "))")
       refusal.headers["allow"] = methods.joined(separator: ", ")
       throw refusal
-    case .route(.createSession): return try await create(request)
+    case .route(.createSession): return try await create(request, context)
     case .route(let route):
       var query: [String: String] = [:]
       for (name, value) in request.uri.queryParameters { query[String(name)] = String(value) }
@@ -50,24 +62,11 @@ package struct APIResponder: HTTPResponder {
     }
   }
 
-  private func create(_ request: Request) async throws(Refusal) -> Answer {
+  private func create(_ request: Request, _ context: APIContext) async throws(Refusal) -> Answer {
     let body = try await body(of: request)
     let creation = try handlers.prepare(try SessionRequest(body: body))
-    do throws(Refusal) {
-      if let answer = try await handlers.tryCreate(creation) { return answer }
-    } catch {
-      await handlers.cancel(creation)
-      throw error
-    }
-    do {
-      // A client that hangs up while it waits must not get a browser that nobody uses.
-      return try await request.body.consumeWithCancellationOnInboundClose { _ in try await handlers.waitForSlot(creation) }
-    } catch let refusal as Refusal {
-      throw refusal
-    } catch {
-      await handlers.cancel(creation)
-      throw Refusal(499, "the client has gone")
-    }
+    let line = try? await context.channel.pipeline.handler(type: HangUp.self).get()
+    return try await handlers.create(creation) { line?.clientHasGone ?? false }
   }
 
   private func body(of request: Request) async throws(Refusal) -> [UInt8] {
@@ -102,4 +101,27 @@ package struct APIResponder: HTTPResponder {
     }
     return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
   }
+}
+
+/// The HTTP server of the REST API.
+package struct APIServer: Sendable {
+  private let application: Application<APIResponder>
+
+  /// A connection on which nothing happens for so long is closed. Longer than any wait for a slot by default.
+  private static let idleSeconds: Int64 = 120
+
+  /// - Parameter onListening: called once, when clients can connect.
+  package init(
+    _ handlers: Handlers, host: String, port: Int, logger: Logger, onListening: @escaping @Sendable () async -> Void
+  ) {
+    application = Application(
+      responder: APIResponder(handlers),
+      server: .http1(
+        configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
+      configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),
+      onServerRunning: { _ in await onListening() }, logger: logger)
+  }
+
+  /// Serves until the graceful shutdown of the service group that it runs in.
+  package func run() async throws { try await application.run() }
 }

@@ -63,7 +63,7 @@ extension Handlers {
   }
 
   /// Asks for the slot once; nil = the client waits.
-  func tryCreate(_ creation: Creation) async throws(Refusal) -> Answer? {
+  private func tryCreate(_ creation: Creation) async throws(Refusal) -> Answer? {
     let now = clock()
     // Sessions of connections count too; those beyond the limit are refused by the pools' own maxima.
     guard try await run(leases.count()) < configuration.maxSessions else { throw tooMany() }
@@ -104,20 +104,20 @@ extension Handlers {
     }
   }
 
-  /// Waits in the queue until there is an answer.
-  func waitForSlot(_ creation: Creation) async throws(Refusal) -> Answer {
+  /// Waits in the queue until there is an answer, or until nobody wants one any more.
+  func create(_ creation: Creation, clientHasGone: @Sendable () -> Bool) async throws(Refusal) -> Answer {
     while true {
       let seen = bell.rings
-      do throws(Refusal) {
-        if let answer = try await tryCreate(creation) { return answer }
-      } catch {
+      let answer: Answer?
+      do throws(Refusal) { answer = try await tryCreate(creation) } catch {
         await cancel(creation)
         throw error
       }
-      if Task.isCancelled {
+      if clientHasGone() || Task.isCancelled {
         await cancel(creation)
         throw Refusal(499, "the client has gone")
       }
+      if let answer { return answer }
       await bell.wait(
         after: seen, pool: creation.spec.name,
         milliseconds: max(1, min(Self.retryMilliseconds, creation.deadline - clock())))

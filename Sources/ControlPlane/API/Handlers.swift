@@ -3,6 +3,7 @@
 package import Domain
 import JSON
 package import Logging
+import Observability
 import Reconciler
 package import Redis
 package import Routing
@@ -85,7 +86,7 @@ package struct Handlers: Sendable {
     let active = try await run(leases.count())
     let leader = try await run(Leadership(keys: keys).current())
     return Answer([
-      "status": "ok", "timestamp": .string(Timestamp.text(milliseconds: clock())), "activeSessions": .int(active),
+      "status": "ok", "timestamp": .string(rfc3339(unixMilliseconds: clock())), "activeSessions": .int(active),
       "backendInstance": .string(configuration.id), "processId": .int(configuration.processID),
       "leader": leader.map { .string($0.id) } ?? .null,
     ])
@@ -158,30 +159,5 @@ package struct Handlers: Sendable {
     let what = kind == .restart ? "restarts" : "stops"
     return Answer(
       202, ["message": .string(force ? "instance \(id) \(what) now" : "instance \(id) \(what) when its sessions are over")])
-  }
-}
-
-/// ISO 8601 in UTC, as the seed's health answer has it.
-enum Timestamp {
-  /// `2026-01-31T12:00:00.000Z`.
-  static func text(milliseconds: Int) -> String {
-    let days = Int((Double(milliseconds) / 86_400_000).rounded(.down))
-    let inDay = milliseconds - days * 86_400_000
-    // Days to date as in Howard Hinnant's "chrono-compatible low-level date algorithms": the year begins in March, so
-    // that the leap day is its last.
-    let shifted = days + 719_468
-    let era = (shifted >= 0 ? shifted : shifted - 146_096) / 146_097
-    let dayOfEra = shifted - era * 146_097
-    let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
-    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
-    let month = (5 * dayOfYear + 2) / 153
-    let day = dayOfYear - (153 * month + 2) / 5 + 1
-    let calendarMonth = month < 10 ? month + 3 : month - 9
-    let year = yearOfEra + era * 400 + (calendarMonth <= 2 ? 1 : 0)
-    func padded(_ number: Int, _ width: Int) -> String {
-      String(repeating: "0", count: Swift.max(0, width - String(number).count)) + String(number)
-    }
-    return "\(padded(year, 4))-\(padded(calendarMonth, 2))-\(padded(day, 2))T\(padded(inDay / 3_600_000, 2)):"
-      + "\(padded(inDay / 60_000 % 60, 2)):\(padded(inDay / 1_000 % 60, 2)).\(padded(inDay % 1_000, 3))Z"
   }
 }

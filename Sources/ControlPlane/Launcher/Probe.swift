@@ -50,14 +50,26 @@ enum Probe {
   static func get(host: String, port: Int, path: String) -> Answer? {
     let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][host] ?? host
     guard let address = SocketAddress(host: host, port: port) else { return nil }
-    // HTTP/1.0, so that the body is not chunked and ends with the connection.
+    // HTTP/1.0, so that the body is not chunked.
     let request = "GET \(path) HTTP/1.0\r\nHost: \(address)\r\nAccept: application/json\r\n\r\n"
-    guard let answer = exchange(Socket.connect(address).descriptor, request: request, until: { _ in false }),
+    guard let answer = exchange(Socket.connect(address).descriptor, request: request, until: isComplete),
       answer.starts(with: "HTTP/1.".utf8), let end = headEnd(answer)
     else { return nil }
     let words = String(decoding: answer[..<end], as: UTF8.self).split(separator: " ", maxSplits: 2)
     guard words.count > 1, let status = Int(words[1]) else { return nil }
     return Answer(status: status, body: Array(answer[end...]))
+  }
+
+  /// Whether the body is as long as the head says: not every server closes after an HTTP/1.0 answer.
+  private static func isComplete(_ answer: [UInt8]) -> Bool {
+    guard let end = headEnd(answer) else { return false }
+    for line in String(decoding: answer[..<end], as: UTF8.self).split(separator: "\r\n") {
+      let field = line.split(separator: ":", maxSplits: 1)
+      guard field.count == 2, field[0].lowercased() == "content-length" else { continue }
+      guard let length = Int(field[1].filter(\.isNumber)) else { return false }
+      return answer.count >= end + length
+    }
+    return false
   }
 
   private static func headEnd(_ bytes: [UInt8]) -> Int? {

@@ -1,7 +1,8 @@
 // Threads of our own for calls that block (probes, /proc, removing directories), so that the cooperative threads, of
 // which there are as many as cores, never wait for a peer. Used by the runtimes and the supervisor.
-import Synchronization
 private import Glibc
+import Posix
+import Synchronization
 
 /// A fixed number of threads, started when they are first needed, with one queue.
 package final class BlockingPool: Sendable {
@@ -46,19 +47,7 @@ package final class BlockingPool: Sendable {
     work.signal()
   }
 
-  private func start() {
-    let box = unsafe Unmanaged.passRetained(self)
-    var thread = pthread_t()
-    let result = unsafe pthread_create(
-      &thread, nil,
-      { argument in
-        let pool = unsafe Unmanaged<BlockingPool>.fromOpaque(argument!).takeRetainedValue()
-        pool.loop()
-        return nil
-      }, unsafe box.toOpaque())
-    precondition(result == 0, "a thread can be started")
-    pthread_detach(thread)
-  }
+  private func start() { _ = Thread.start("blocking") { [self] in loop() } }
 
   private func loop() {
     while true {

@@ -12,13 +12,6 @@ package struct KernelError: Error, Equatable, Sendable, CustomStringConvertible 
 }
 
 package enum Kernel {
-  /// Unix milliseconds; it can jump, so it is only written down and compared with what was written down.
-  package static var unixMilliseconds: Int {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_REALTIME, &time)
-    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
-  }
-
   package static var isRoot: Bool { geteuid() == 0 }
   package static var processID: Int { Int(getpid()) }
 
@@ -26,6 +19,17 @@ package enum Kernel {
     var buffer = [CChar](repeating: 0, count: 256)
     guard unsafe gethostname(&buffer, buffer.count - 1) == 0 else { return "localhost" }
     return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
+  /// The environment of this process.
+  package static var environment: [String: String] {
+    ProcessTable.environment(of: processID)
+  }
+
+  /// Writes a text to standard error.
+  package static func say(_ text: String) {
+    let bytes = Array(text.utf8)
+    _ = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
   }
 
   // MARK: Files

@@ -2,6 +2,7 @@
 // leaves no process, and who it belongs to is on record before it exists, so that a crash at any point leaks nothing.
 import Domain
 import Logging
+import Posix
 import Reconciler
 import Redis
 import Routing
@@ -20,7 +21,7 @@ extension Supervisor {
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     let record = InstanceRecord(
       id: id, pool: spec.name, host: configuration.address, port: 0, generation: restart?.generation ?? 1,
-      state: .starting, slots: spec.slots, startedAt: Kernel.unixMilliseconds,
+      state: .starting, slots: spec.slots, startedAt: Clock.unixMilliseconds,
       labels: [Self.hostLabel: configuration.host])
     insert(record)
     instances[id]?.busy = true
@@ -46,7 +47,7 @@ extension Supervisor {
       guard entry(id, token) != nil else { return }
       let port: Int
       do throws(RedisError) {
-        guard let free = try await redis.run(ports.allocate(owner: id, now: Kernel.unixMilliseconds)) else {
+        guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
           let range = configuration.portRange
           await giveUp(
             id, token, spec, "all ports from \(range.lowerBound) to \(range.upperBound) are taken; make the range larger")
@@ -122,7 +123,7 @@ extension Supervisor {
   /// Waits until the instance answers, and makes it ready.
   private func proof(_ id: String, token: Int, spec: PoolSpec) async -> Outcome {
     guard let record = entry(id, token)?.record else { return .notOurs }
-    let elapsed = max(0, Kernel.unixMilliseconds - record.startedAt)
+    let elapsed = max(0, Clock.unixMilliseconds - record.startedAt)
     let left = max(1, spec.launchTimeoutMilliseconds - elapsed)
     let browser: String?
     do throws(LaunchFailure) {
@@ -158,7 +159,7 @@ extension Supervisor {
   /// A launch has failed: everything of it goes, and the pool waits a little before the next one.
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ reason: String) async {
     guard let record = entry(id, token)?.record else { return }
-    pools[spec.name, default: PoolMemory()].history.failed(now: Kernel.unixMilliseconds)
+    pools[spec.name, default: PoolMemory()].history.failed(now: Clock.unixMilliseconds)
     let failures = pools[spec.name]?.history.failures ?? 0
     logger.error(
       "launch failed",
@@ -172,7 +173,7 @@ extension Supervisor {
 
   private func quarantine(_ port: Int, of id: String, reason: String) async {
     logger.warning("port put aside", metadata: ["port": "\(port)", "reason": "\(reason)"])
-    let now = Kernel.unixMilliseconds
+    let now = Clock.unixMilliseconds
     do throws(RedisError) {
       try await redis.run(ports.quarantine(port: port, owner: id, until: now + Self.quarantineMilliseconds, now: now))
     } catch {

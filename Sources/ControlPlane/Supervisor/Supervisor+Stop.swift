@@ -2,6 +2,7 @@
 // process runs, or a process runs that nobody knows of.
 import Domain
 import Logging
+import Posix
 import Reconciler
 import Redis
 import Routing
@@ -42,7 +43,7 @@ extension Supervisor {
       return
     }
     do throws(RedisError) {
-      let now = Kernel.unixMilliseconds
+      let now = Clock.unixMilliseconds
       try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
       if record.port > 0 { try await redis.run(ports.release(port: record.port, owner: id, now: now)) }
       if entry.order != nil { try await redis.run(orders.done(instance: id)) }

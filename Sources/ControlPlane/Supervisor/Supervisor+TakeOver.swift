@@ -2,6 +2,7 @@
 // file and by mark; what runs is adopted, what nobody owns is ended, and Redis is made to say what is true.
 import Domain
 import Logging
+import Posix
 import Redis
 import Routing
 import Runtimes
@@ -14,7 +15,7 @@ extension Supervisor {
   static let hostLabel = "host"
 
   func takeOver(_ term: Term) async throws(RedisError) {
-    let now = Kernel.unixMilliseconds
+    let now = Clock.unixMilliseconds
     try await redis.run(ports.configure(range: configuration.portRange, now: now))
     try await redis.run(
       registry.declare(
@@ -112,7 +113,7 @@ extension Supervisor {
     instances[id]?.exited = exit
     if let spec = spec(of: entry.record.pool) {
       pools[spec.name, default: PoolMemory()].history.exited(
-        startedAt: entry.record.startedAt, clean: exit.isClean, now: Kernel.unixMilliseconds, by: spec.restart)
+        startedAt: entry.record.startedAt, clean: exit.isClean, now: Clock.unixMilliseconds, by: spec.restart)
     }
     bell.ring()
   }
@@ -134,7 +135,7 @@ extension Supervisor {
       guard !isOurs(record) else {
         logger.notice("Redis remembers an instance that is gone", metadata: ["instance": "\(id)"])
         try await redis.run(
-          registry.remove(instance: id, reason: "it is gone", fence: term.fence, now: Kernel.unixMilliseconds))
+          registry.remove(instance: id, reason: "it is gone", fence: term.fence, now: Clock.unixMilliseconds))
         continue
       }
       await checkForeign(record, term)
@@ -156,9 +157,9 @@ extension Supervisor {
     do throws(RedisError) {
       try await redis.run(
         registry.remove(
-          instance: record.id, reason: "its host \(host) does not answer", fence: term.fence, now: Kernel.unixMilliseconds))
+          instance: record.id, reason: "its host \(host) does not answer", fence: term.fence, now: Clock.unixMilliseconds))
       try await redis.run(
-        Ports(keys: keys, host: host).release(port: record.port, owner: record.id, now: Kernel.unixMilliseconds))
+        Ports(keys: keys, host: host).release(port: record.port, owner: record.id, now: Clock.unixMilliseconds))
     } catch {
       logger.debug("it is not removed yet", metadata: ["instance": "\(record.id)", "error": "\(error)"])
     }

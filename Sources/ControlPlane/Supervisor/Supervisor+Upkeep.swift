@@ -2,6 +2,7 @@
 // ports that nobody owns, and figures of processes.
 import Domain
 import Logging
+import Posix
 import Redis
 import Routing
 import Runtimes
@@ -75,13 +76,14 @@ extension Supervisor {
   func keepUp() async throws(RedisError) {
     for spec in configuration.pools where spec.slots > 0 && upkeep.isSettled {
       let ended = try await redis.run(
-        leases.endExpired(pool: spec.name, now: Kernel.unixMilliseconds, limit: Self.expiredLimit))
-      for session in ended { logger.info("session over", metadata: ["session": "\(session)", "pool": "\(spec.name)"]) }
+        leases.endExpired(pool: spec.name, now: Clock.unixMilliseconds, limit: Self.expiredLimit))
+      // A session's id opens it, so logs have only its beginning.
+      for session in ended { logger.info("session over", metadata: ["session": "\(session.prefix(8))", "pool": "\(spec.name)"]) }
       if ended.count == Self.expiredLimit { bell.ring() }
     }
     for replica in upkeep.silent(try await redis.run(replicas.list())) {
       let sessions = try await redis.run(
-        replicas.forget(id: replica.id, ifSilentSince: replica.lastBeat, now: Kernel.unixMilliseconds))
+        replicas.forget(id: replica.id, ifSilentSince: replica.lastBeat, now: Clock.unixMilliseconds))
       logger.warning("replica is silent", metadata: ["replica": "\(replica.id)", "sessions": "\(sessions.count)"])
       await record("replica.lost", replica.id, reason: "no heartbeat", fields: ["sessions": String(sessions.count)])
     }
@@ -91,7 +93,7 @@ extension Supervisor {
   }
 
   private func reclaimPorts() async throws(RedisError) {
-    let now = Kernel.unixMilliseconds
+    let now = Clock.unixMilliseconds
     let freed = try await redis.run(
       ports.reclaim(keeping: instances.keys.sorted(), olderThan: now - Self.reclaimMilliseconds, now: now))
     for lease in freed {
@@ -136,7 +138,7 @@ extension Supervisor {
       let figures = await runtime.figures(of: records)
       for (id, figures) in figures {
         // Figures of this moment; the next ones come soon.
-        _ = try? await self.redis.run(self.facts.keep(figures, of: id, now: Kernel.unixMilliseconds))
+        _ = try? await self.redis.run(self.facts.keep(figures, of: id, now: Clock.unixMilliseconds))
       }
     }
   }

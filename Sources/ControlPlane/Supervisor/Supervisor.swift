@@ -3,6 +3,7 @@
 // +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Upkeep (health, leases, replicas, ports).
 package import Domain
 package import Logging
+import Posix
 import Reconciler
 package import Redis
 package import Routing
@@ -99,7 +100,7 @@ package actor Supervisor {
 
   private var waitMilliseconds: Int {
     guard let lookAgainAt else { return Self.tickMilliseconds }
-    return max(1, min(Self.tickMilliseconds, lookAgainAt - Kernel.unixMilliseconds))
+    return max(1, min(Self.tickMilliseconds, lookAgainAt - Clock.unixMilliseconds))
   }
 
   /// One look at everything, and what follows from it.
@@ -111,6 +112,12 @@ package actor Supervisor {
       return
     }
     do throws(RedisError) {
+      // The lease is renewed every second; a Redis that was emptied a moment ago would still be believed otherwise.
+      let leader = try await redis.run(Leadership(keys: keys).current())
+      guard leader == Leader(id: term.fence.id, token: term.fence.token) else {
+        upkeep.redisWasAway()
+        return
+      }
       if termNumber != term.number {
         try await takeOver(term)
         termNumber = term.number
@@ -144,49 +151,64 @@ package actor Supervisor {
 
   // MARK: Reconciling
 
+  /// An instance as it was before Redis was asked about it, and what Redis said.
+  private struct Look {
+    let entry: Managed
+    let leases: Int
+    let freeSlots: Int?
+  }
+
   private func reconcile() async throws(RedisError) {
     let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
+    var looks: [String: ([Look], waiting: Int)] = [:]
+    for name in names { looks[name] = try await look(at: name) }
+    // Asked last: when Redis still has an instance now, it had not lost its data when it was asked about its slots. An
+    // instance of a Redis that is suddenly empty looks like one that has served all its sessions.
+    let registered = Set(try await redis.run(facts.registered()))
+
     for name in names.sorted() {
+      guard let (looks, waiting) = looks[name] else { continue }
       let spec = spec(of: name)
-      let observation = try await observe(name, spec: spec)
+      let memory = pools[name] ?? PoolMemory()
       let launching = instances.values.count { $0.record.state == .starting && $0.busy }
       let decision = Reconciler.decide(
-        spec: spec, observed: observation, launchBudget: configuration.concurrentLaunches - launching,
-        now: Kernel.unixMilliseconds)
+        spec: spec,
+        observed: PoolObservation(
+          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }, waiting: waiting,
+          history: memory.history, restarts: memory.restarts, surplusSince: memory.surplusSince),
+        launchBudget: configuration.concurrentLaunches - launching, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].surplusSince = decision.surplusSince
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
       for action in decision.actions { await perform(action, spec: spec) }
     }
   }
 
-  private func observe(_ pool: String, spec: PoolSpec?) async throws(RedisError) -> PoolObservation {
+  private func look(at pool: String) async throws(RedisError) -> ([Look], waiting: Int) {
     // The states first: an instance that becomes ready during the questions below must not be taken for one that was
     // ready and has lost its slots.
     let members = instances.values.filter { $0.record.pool == pool }.sorted { $0.record.id < $1.record.id }
-    let figures = try await redis.run(leases.figures(pool: pool, now: Kernel.unixMilliseconds))
+    let figures = try await redis.run(leases.figures(pool: pool, now: Clock.unixMilliseconds))
     let held = members.isEmpty ? [] : try await redis.run(facts.leases(of: members.map(\.record.id)))
     guard held.count == members.count else {
       throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
     }
-    var observed: [ObservedInstance] = []
-    for (member, leases) in zip(members, held) {
-      let id = member.record.id
-      // Tasks came in between; what they changed is judged at the next look.
-      guard let now = instances[id], now.token == member.token, now.record == member.record else {
-        var changing = member
-        changing.busy = true
-        observed.append(changing.observed(leases: leases, freeSlots: figures.freeSlots[id]))
-        continue
-      }
-      if leases > 0 || (member.record.state == .ready && member.record.slots > 0 && figures.freeSlots[id] == nil) {
-        instances[id]?.wasUsed = true
-      }
-      observed.append(now.observed(leases: leases, freeSlots: figures.freeSlots[id]))
+    let looks = zip(members, held).map { entry, leases in
+      Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[entry.record.id])
     }
-    let memory = pools[pool] ?? PoolMemory()
-    return PoolObservation(
-      instances: observed, waiting: figures.waiting, history: memory.history, restarts: memory.restarts,
-      surplusSince: memory.surplusSince)
+    return (looks, figures.waiting)
+  }
+
+  private func observe(_ look: Look, isRegistered: Bool) -> ObservedInstance {
+    let id = look.entry.record.id
+    // Tasks came in between; what they changed is judged at the next look.
+    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered else {
+      var changing = look.entry
+      changing.busy = true
+      return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
+    }
+    let isSpent = entry.record.state == .ready && entry.record.slots > 0 && look.freeSlots == nil
+    if !entry.isUnsaved && (look.leases > 0 || isSpent) { instances[id]?.wasUsed = true }
+    return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
   }
 
   private func perform(_ action: Action, spec: PoolSpec?) async {
@@ -218,7 +240,7 @@ package actor Supervisor {
       instances[id]?.isUnsaved = false
       do throws(RedisError) {
         try await redis.run(
-          registry.put(instance: entry.record, reason: entry.reason, fence: fence, now: Kernel.unixMilliseconds))
+          registry.put(instance: entry.record, reason: entry.reason, fence: fence, now: Clock.unixMilliseconds))
       } catch {
         if instances[id]?.token == entry.token { instances[id]?.isUnsaved = true }
         logger.debug("an instance is not saved", metadata: ["instance": "\(id)", "error": "\(error)"])
@@ -236,13 +258,23 @@ package actor Supervisor {
   func record(_ type: String, _ id: String, reason: String, fields: [String: String] = [:]) async {
     do throws(RedisError) {
       try await redis.run(
-        events.append(type: type, id: id, reason: reason, fields: fields, now: Kernel.unixMilliseconds))
+        events.append(type: type, id: id, reason: reason, fields: fields, now: Clock.unixMilliseconds))
     } catch {
       logger.debug("an event is not recorded", metadata: ["type": "\(type)", "error": "\(error)"])
     }
   }
 
   // MARK: The end
+
+  /// Waits, no longer than the lease of a leader that was killed, until this control plane leads and knows what runs: what
+  /// its predecessor started has to end with it. Returns at once when it has led.
+  package func waitToLead() async {
+    let deadline = Deadline(milliseconds: LeaderLease.ttlMilliseconds + 1_000)
+    while termNumber == nil, !deadline.hasPassed {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 100)
+    }
+  }
 
   /// Stops looking. With `instances`, drains and ends all of them first; else they are left to the next leader. The lease
   /// is given up in any case.

@@ -1,6 +1,7 @@
 // How a client's connection ends: answers of our own, the last flush, the linger, the close with its reason.
 import HTTPWire
 import JSON
+import Observability
 import Posix
 import ProxyMachine
 import TLS
@@ -14,6 +15,12 @@ extension Worker {
   func answer(
     _ fd: Int32, _ status: Int, _ sentence: String, _ reason: CloseReason, closes: Bool, retryAfter: Int? = nil
   ) {
+    s.log.info(
+      "a request was answered here",
+      [
+        "status": .int(status), "reason": .string(reason.label), "error": .string(sentence),
+        "client": .string(Socket.peerAddress(fd).host),
+      ])
     let body = JSON.object(["error": .string(sentence)]).bytes
     answer(fd, status, contentType: "application/json", body: body, reason, closes: closes, retryAfter: retryAfter)
   }

@@ -77,10 +77,12 @@ extension Worker {
     }
   }
 
-  /// Discovery at the root: the same connection keeps the browser that it was shown, another one gets its own.
+  /// Discovery at the root. /json/version is how a client begins, so each gets a browser of its own, even on a connection
+  /// that an HTTP agent shares among clients that begin at once. What follows on that connection (/json/list, /json/new)
+  /// is about the same browser until a client took it.
   private func discover(_ fd: Int32, _ request: VisitRequest) {
-    if let reserved = s.reservations[fd] {
-      return ask(fd, request, .look(session: reserved), holds: false)
+    if request.endpoint.action != .version, let reserved = s.reservations[fd] {
+      return ask(fd, request, .reserved(session: reserved), holds: false)
     }
     let changes =
       switch request.endpoint.action {
@@ -171,6 +173,14 @@ extension Worker {
     guard let fd = s.tickets.removeValue(forKey: ticket) else { return }
     s.slab[fd].ticket = 0
     switch answer {
+    case .refused(.unknown) where s.reservations[fd] != nil:
+      // The browser that this connection was shown is taken or gone: it asks for another client now, or comes late.
+      s.reservations[fd] = nil
+      guard let visit = s.visits[fd], visit.endpoint.scope == .root else { return refuse(fd, .unknown) }
+      discover(
+        fd,
+        VisitRequest(
+          pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false))
     case .refused(let refusal): refuse(fd, refusal)
     case .granted(let session):
       guard let visit = s.visits[fd], let address = SocketAddress(host: session.host, port: session.port) else {
@@ -204,11 +214,15 @@ extension Worker {
   func refuse(_ fd: Int32, _ refusal: SlotRefusal) {
     // A reservation that ran out is not the client's fault: the next discovery makes another.
     s.reservations[fd] = nil
+    func tell(_ status: Int, _ sentence: String) {
+      s.log.info("a request was refused", ["status": .int(status), "reason": .string(sentence)])
+      answer(fd, status, sentence, .refused, closes: false)
+    }
     switch refusal {
     case .unknown:
-      answer(fd, 404, "There is no such session or browser, or it has ended.", .refused, closes: false)
+      tell(404, "There is no such session or browser, or it has ended.")
     case .busy:
-      answer(fd, 409, "This browser is in use by another client.", .refused, closes: false)
+      tell(409, "This browser is in use by another client.")
     case .queueFull:
       answer(fd, 429, "As many clients wait for this pool as may.", .refused, closes: false, retryAfter: 5)
     case .timedOut:

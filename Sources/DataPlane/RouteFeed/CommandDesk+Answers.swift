@@ -109,6 +109,8 @@ extension CommandDesk {
         noteUnknown(session)
         refuse(key, core.isTrusted ? .unknown : .unavailable)
       }
+    case (.reserved(let key), .view(let view)):
+      if let view, view.state == .reserved { core.deliver(.granted(view.record), key) } else { refuse(key, .unknown) }
     case (.target(let key, _), .text(let session)):
       guard let session else {
         refuse(key, core.isTrusted ? .unknown : .unavailable)
@@ -221,7 +223,7 @@ extension CommandDesk {
       if attachedWithoutRedis(key, session) { return }
       refuse(key, .unavailable)
       if mayHaveRun && !holdings.isHeld(session) { owed.detaches.insert(session) }
-    case .look(let key, _): refuse(key, .unavailable)
+    case .look(let key, _), .reserved(let key): refuse(key, .unavailable)
     case .target(let key, _): refuse(key, .unavailable)
     case .detach(let session): owed.detaches.insert(session)
     case .end(let session): owed.ends.insert(session)

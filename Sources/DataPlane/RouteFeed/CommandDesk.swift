@@ -61,7 +61,7 @@ final class CommandDesk {
     /// Session → pool.
     var cancels: [String: String] = [:]
     var claims: [(claim: Claim, instance: InstanceRecord)] = []
-    /// What is held must be attached again: the connection is new, or sockets came while there was none.
+    /// What is held must be attached again: Redis took this replica for dead, or sockets came while Redis was away.
     var reattach = false
     /// The feed's word what became of Redis: then also what Redis does not know any more is decided.
     var reconcile: (lost: Bool, losses: Int)?
@@ -91,7 +91,7 @@ final class CommandDesk {
       for pool in batch.wakes { retry(pool) }
       expireWaiters()
       if monotonic >= nextBeat { beat() }
-      if monotonic - lastRetry >= Self.beatMilliseconds { retryAll() }
+      if monotonic - lastRetry >= core.retryMilliseconds { retryAll() }
       payDebts()
       core.count {
         $0.held = holdings.count
@@ -139,7 +139,7 @@ final class CommandDesk {
     let joins = requests.contains { request in
       switch request.kind {
       case .claim, .attach, .target: true
-      case .acquire, .look: false
+      case .acquire, .look, .reserved: false
       }
     }
     if joins {
@@ -181,6 +181,9 @@ final class CommandDesk {
         return nil
       }
       return Operation(.look(key, session: session), leases.get(session: session)) { .view($0) }
+    // The lease's state is in Redis alone.
+    case .reserved(let session):
+      return Operation(.reserved(key), leases.get(session: session)) { .view($0) }
     case .target(let target):
       if let session = sessionOfTarget[target] { return attach(key, session) }
       return Operation(.target(key, target: target), targetKeys.session(of: target)) { .text($0) }
@@ -370,8 +373,6 @@ final class CommandDesk {
       connection = try core.connect(.commands)
       backoff.reset()
       nextAttempt = 0
-      // The leader may have let go of what was held while there was no word from here.
-      owed.reattach = true
       return true
     } catch {
       nextAttempt = monotonic + backoff.next(random: UInt64.random(in: 0 ... .max))

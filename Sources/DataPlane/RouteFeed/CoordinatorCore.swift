@@ -26,6 +26,8 @@ final class CoordinatorCore: Sendable {
   let replica: String
   let log: LogWriter
   let figures: @Sendable () -> [String: String]
+  /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
+  let retryMilliseconds: Int
   let mailbox: Mailbox
   private let interrupters: [RedisInterrupter]
 
@@ -48,7 +50,7 @@ final class CoordinatorCore: Sendable {
 
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
-    figures: @escaping @Sendable () -> [String: String]
+    retryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String]
   ) throws(RedisError) {
     self.url = url
     self.options = options
@@ -56,6 +58,7 @@ final class CoordinatorCore: Sendable {
     self.replica = replica
     self.log = log
     self.figures = figures
+    self.retryMilliseconds = retryMilliseconds
     mailbox = Mailbox(limit: mailboxLimit)
     var interrupters: [RedisInterrupter] = []
     for _ in CoordinatorThread.allCases { interrupters.append(try RedisInterrupter()) }

@@ -65,7 +65,7 @@ package final class FileCoordinator: RouteSource {
       case .acquire(let pool, _, _): refusal = Self.refusal(state.table.pools[pool])
       case .claim(let browser):
         refusal = Self.refusal(state.table.instance(browser: browser).flatMap { [table = state.table] in table.pools[$0.pool] })
-      case .attach, .look, .target: refusal = .unknown
+      case .attach, .look, .reserved, .target: refusal = .unknown
       }
       state.counters.requests += 1
       state.counters.count(refusal)

@@ -32,6 +32,7 @@ struct Operation {
     case findInstance(Claim)
     case attach(TicketKey, session: String)
     case look(TicketKey, session: String)
+    case reserved(TicketKey)
     case target(TicketKey, target: String)
     case detach(session: String)
     case end(session: String)

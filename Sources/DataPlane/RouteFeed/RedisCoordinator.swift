@@ -26,14 +26,16 @@ package final class RedisCoordinator: RouteSource {
 
   /// - `replica`: the id of this process in Redis; unique in the deployment.
   /// - `figures`: what the heartbeat tells beside the coordinator's own figures; called once a second from a thread of it.
+  /// - `retryMilliseconds`: how often who waits asks again without being woken; at most 2,000, or Redis takes it for dead.
   /// - `mailboxLimit`: requests that may wait for the coordinator; the next one is refused as unavailable.
   package init(
     url: RedisURL, keys: Keys, replica: String, log: LogWriter,
     options: RedisOptions = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-    mailboxLimit: Int = 65_536, figures: @escaping @Sendable () -> [String: String] = { [:] }
+    mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000, figures: @escaping @Sendable () -> [String: String] = { [:] }
   ) throws(RedisError) {
     core = try CoordinatorCore(
-      url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit, figures: figures)
+      url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit,
+      retryMilliseconds: retryMilliseconds, figures: figures)
   }
 
   package func start(inboxes: [any WorkerInbox]) {

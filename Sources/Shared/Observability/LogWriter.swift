@@ -55,6 +55,12 @@ package final class LogWriter: Sendable {
     core.append(Self.line(at: Clock.unixMilliseconds, level, message(), fields()))
   }
 
+  /// The same with fields that are known only at run time, for log handlers of other libraries.
+  package func write(_ level: LogLevel, _ message: String, fields: [(key: String, value: LogValue)]) {
+    guard level >= self.level else { return }
+    core.append(Self.line(at: Clock.unixMilliseconds, level, message, fields))
+  }
+
   package func debug(_ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]) {
     write(.debug, message(), fields())
   }
@@ -79,9 +85,9 @@ package final class LogWriter: Sendable {
   }
 
   /// One record as a line of JSON. Fields that are named like the record's own get a `_` behind their name.
-  static func line(at unixMilliseconds: Int, _ level: LogLevel, _ message: String, _ fields: KeyValuePairs<String, LogValue>)
-    -> [UInt8]
-  {
+  static func line(
+    at unixMilliseconds: Int, _ level: LogLevel, _ message: String, _ fields: some Sequence<(key: String, value: LogValue)>
+  ) -> [UInt8] {
     var line = Array(#"{"time":""#.utf8)
     line += rfc3339(unixMilliseconds: unixMilliseconds).utf8
     line += #"","level":""#.utf8

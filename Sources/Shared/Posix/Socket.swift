@@ -141,6 +141,12 @@ package enum Socket {
     return address
   }
 
+  package static func peerAddress(_ fd: Int32) -> SocketAddress {
+    var address = SocketAddress()
+    _ = unsafe address.withMutablePointer { pointer, length in unsafe getpeername(fd, pointer, length) }
+    return address
+  }
+
   package static func close(_ fd: Int32) {
     // close(2) on Linux gives the descriptor back even when it says EINTR, so it is never called twice.
     let result = Glibc.close(fd)

@@ -1,0 +1,113 @@
+// Puts the control plane together and runs it until a signal: REST, the leader lease, the doorbell and the supervisor as
+// services of one group, which ends them in order.
+import API
+import Domain
+import Logging
+import Observability
+import Posix
+import Redis
+import Routing
+import Runtimes
+import ServiceLifecycle
+import Settings
+import Supervisor
+import UnixSignals
+
+struct ControlPlane {
+  let settings: ControlSettings
+  let environment: [String: String]
+
+  /// Beyond draining: closing browsers and REST connections. What has not ended then is left.
+  private static let shutdownSeconds = 40
+  /// The supervisor and the lease must not wait long for a Redis that hangs.
+  private static let redisOptions = RedisOptions(
+    connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000, clientName: "berth-control")
+
+  func run() async throws {
+    let writer = LogWriter(level: JSONLogHandler.writerLevel(settings.logLevel))
+    defer { writer.close() }
+    let level = Logger.Level(rawValue: settings.logLevel.rawValue) ?? .info
+    let logger = Self.logger(writer, level: level)
+    // Hummingbird and the service group tell of every step; only what went wrong is wanted.
+    let quietLogger = Self.logger(writer, level: max(level, .warning))
+
+    let url: RedisURL
+    do { url = try RedisURL(parsing: settings.redisURL) } catch { throw StartProblem(error.description) }
+    let keys = Keys(prefix: settings.keyPrefix)
+    let host = settings.hostName ?? Kernel.hostName
+    let id = settings.id ?? "\(host)-\(Kernel.processID)"
+    let runtime = try makeRuntime()
+    if let conflict = BindProbe.conflict(host: address(of: settings.listen), port: settings.listen.port, reusesAddress: true) {
+      throw StartProblem(
+        "cannot listen at \(conflict); end what has the port, or choose another with --listen, BERTH_CONTROL_LISTEN or PORT")
+    }
+
+    let bell = WakeBell()
+    let redis: RedisClient
+    let leaseRedis: RedisClient
+    let listener: WakeListener
+    do throws(RedisError) {
+      redis = try RedisClient(url: url, options: Self.redisOptions)
+      leaseRedis = try RedisClient(url: url, options: Self.redisOptions, threads: 1)
+      listener = try WakeListener(url: url, keys: keys, bell: bell, logger: logger)
+    } catch {
+      throw StartProblem(error.description)
+    }
+    // Two control planes must never be the same leader, whatever they are called.
+    let lease = LeaderLease(
+      id: "\(id)#\(String(UInt32.random(in: 0...UInt32.max), radix: 16))", keys: keys, redis: leaseRedis, bell: bell,
+      logger: logger)
+    let supervisor = Supervisor(
+      configuration: SupervisorConfiguration(
+        pools: settings.pools, routes: settings.routes, portRange: settings.portRange, host: host,
+        concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000),
+      keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell, logger: logger)
+    let handlers = Handlers(
+      configuration: APIConfiguration(
+        pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions, host: host, id: id,
+        processID: Kernel.processID),
+      redis: redis, keys: keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
+    let listen = settings.listen
+    let server = APIServer(handlers, host: address(of: listen), port: listen.port, logger: quietLogger) {
+      logger.notice("listening", metadata: ["address": "\(listen)", "id": "\(id)", "redis": "\(url)"])
+    }
+
+    var group = ServiceGroupConfiguration(
+      services: [
+        .init(service: RedisService(clients: [redis, leaseRedis])),
+        .init(service: ListenerService(listener: listener)),
+        .init(
+          service: LeadershipService(lease: lease, supervisor: supervisor, stopsInstances: settings.stopInstancesOnExit)),
+        .init(service: RESTService(server: server)),
+      ],
+      gracefulShutdownSignals: [.sigterm, .sigint], logger: quietLogger)
+    group.maximumGracefulShutdownDuration = .seconds(settings.drainSeconds + Self.shutdownSeconds)
+    do {
+      try await ServiceGroup(configuration: group).run()
+    } catch {
+      throw StartProblem("the control plane ended: \(error)")
+    }
+    logger.notice("stopped")
+  }
+
+  private static func logger(_ writer: LogWriter, level: Logger.Level) -> Logger {
+    var logger = Logger(label: "berth-control") { _ in JSONLogHandler(writer: writer) }
+    logger.logLevel = level
+    return logger
+  }
+
+  private func makeRuntime() throws -> ProcessRuntime {
+    let runtime: ProcessRuntime
+    do {
+      runtime = try ProcessRuntime(stateDirectory: settings.stateDirectory, environment: environment)
+    } catch {
+      throw StartProblem("the state directory cannot be used (--state-directory): \(error.description)")
+    }
+    for spec in settings.pools {
+      if case .failure(let failure) = runtime.program(of: spec) { throw StartProblem(failure.description) }
+    }
+    return runtime
+  }
+
+  private func address(of endpoint: Endpoint) -> String { endpoint.host == "localhost" ? "127.0.0.1" : endpoint.host }
+}

@@ -1,0 +1,143 @@
+// Control planes in this process, on a real Redis, a state directory of their own and real programs. One can be killed
+// (its tasks vanish without a word to Redis) and others follow it.
+import Domain
+import JSON
+import Logging
+import Posix
+import Redis
+import Routing
+import Runtimes
+import State
+import Supervisor
+import TestSupport
+
+final class ControlBench: Sendable {
+  let redis: RedisFixture
+  let client: RedisClient
+  let keys = Keys()
+  let host = "bench"
+  let directory: String
+  let range: ClosedRange<Int>
+
+  /// `ports`: how many ports the range has.
+  init(ports: Int = 40) throws {
+    redis = try RedisFixture()
+    client = try RedisClient(url: redis.unixURL)
+    directory = "/tmp/berth-test-\(Kernel.processID)-control-\(UInt32.random(in: 0...UInt32.max))"
+    let first = Int.random(in: 51_000...(52_000 - ports))
+    range = first...(first + ports - 1)
+  }
+  deinit { try? Kernel.removeTree(directory) }
+
+  var ports: Ports { Ports(keys: keys, host: host) }
+  var registry: Registry { Registry(keys: keys) }
+  var leases: Leases { Leases(keys: keys) }
+
+  func runtime() throws -> ProcessRuntime {
+    try ProcessRuntime(stateDirectory: directory, environment: ["PATH": "/usr/local/bin:/usr/bin:/bin"])
+  }
+
+  /// A Chrome pool that reacts quickly.
+  func pool(_ change: (inout PoolSpec) -> Void = { _ in }) -> PoolSpec {
+    var spec = chromePool()
+    spec.max = 4
+    spec.stopGraceMilliseconds = 2_000
+    change(&spec)
+    return spec
+  }
+
+  func start(_ name: String, _ pools: [PoolSpec]) throws -> RunningControl {
+    try RunningControl(name, bench: self, pools: pools)
+  }
+
+  func instances(_ state: InstanceState? = nil) async throws -> [InstanceRecord] {
+    try await client.run(registry.instances()).filter { state == nil || $0.state == state }.sorted { $0.id < $1.id }
+  }
+
+  func allocated() async throws -> [PortLease] { try await client.run(ports.list()) }
+
+  /// Waits until so many instances are ready and nothing else is there.
+  @discardableResult
+  func settled(_ count: Int) async throws -> [InstanceRecord] {
+    var found: [InstanceRecord] = []
+    try await eventually("\(count) ready instances and no other") {
+      found = try await self.instances()
+      return found.count == count && found.allSatisfy { $0.state == .ready }
+    }
+    return found
+  }
+
+  func session(_ id: String, pool: String = "chrome", origin: SessionRecord.Origin = .rest, life: Int = 60_000)
+    -> SessionRecord
+  {
+    let now = Clock.unixMilliseconds
+    return SessionRecord(id: id, pool: pool, origin: origin, createdAt: now, expiresAt: now + life)
+  }
+
+  /// A client's session; `used` as if its WebSocket had come.
+  @discardableResult
+  func acquire(_ id: String, used: Bool = false, life: Int = 60_000) async throws -> InstanceRecord? {
+    let grant = try await client.run(
+      leases.acquire(
+        session(id, life: life), holder: nil, reserveMilliseconds: nil, queue: false, countsAsUse: used,
+        now: Clock.unixMilliseconds))
+    guard case .granted(let record) = grant else { return nil }
+    return try await instances().first { $0.id == record.instance }
+  }
+
+  func end(_ id: String) async throws { try await client.run(leases.end(session: id, reason: "test", now: Clock.unixMilliseconds)) }
+
+  func events() async throws -> [State.Event] { try await client.run(Events(keys: keys).recent(count: 1_000)) }
+
+  /// Living processes with this bench's mark.
+  func processes() -> [ProcessEntry] {
+    ProcessTable.read().entries.values.filter {
+      !$0.hasEnded && ProcessTable.environment(of: $0.pid)["BERTH_STATE"] == directory
+    }
+  }
+  var directories: [String] { Kernel.list(directory + "/instances") ?? [] }
+}
+
+/// One control plane without its REST API.
+final class RunningControl: Sendable {
+  let lease: LeaderLease
+  let supervisor: Supervisor
+  let bell = WakeBell()
+  private let listener: WakeListener
+  private let tasks: [Task<Void, Never>]
+  private let clients: [RedisClient]
+
+  init(_ name: String, bench: ControlBench, pools: [PoolSpec]) throws {
+    let options = RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000)
+    let logger = Logger(label: name) { _ in SwiftLogNoOpLogHandler() }
+    let client = try RedisClient(url: bench.redis.unixURL, options: options)
+    let leaseClient = try RedisClient(url: bench.redis.unixURL, options: options, threads: 1)
+    clients = [client, leaseClient]
+    let lease = LeaderLease(id: name, keys: bench.keys, redis: leaseClient, bell: bell, logger: logger)
+    let supervisor = Supervisor(
+      configuration: SupervisorConfiguration(
+        pools: pools, routes: pools.prefix(1).map { RouteRecord(id: "all", pool: $0.name) }, portRange: bench.range,
+        host: bench.host, drainMilliseconds: 500),
+      keys: bench.keys, redis: client, runtime: try bench.runtime(), lease: lease, bell: bell, logger: logger)
+    let listener = try WakeListener(url: bench.redis.unixURL, keys: bench.keys, bell: bell, logger: logger)
+    self.lease = lease
+    self.supervisor = supervisor
+    self.listener = listener
+    tasks = [
+      Task { await lease.run() }, Task { await supervisor.run() }, Task { await listener.run() },
+    ]
+  }
+
+  /// As SIGKILL: nobody is told, and what was about to be said to Redis is not.
+  func kill() async {
+    for task in tasks { task.cancel() }
+    listener.stop()
+    for client in clients { await client.shutdown() }
+    for task in tasks { await task.value }
+  }
+
+  func stop(instances: Bool) async {
+    await supervisor.stop(instances: instances)
+    await kill()
+  }
+}
