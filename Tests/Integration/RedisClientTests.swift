@@ -7,7 +7,9 @@ import Testing
 
 private let counting = Script(name: "test.count", source: "return redis.call('INCR', KEYS[1])")
 private func count(_ key: String) -> Command<Int> {
-  Command(.script(counting, keys: [key], arguments: [])) { (reply: Reply) throws(StateError) in try reply.int(of: "count") }
+  Command(.script(counting, keys: [key], arguments: [])) { (reply: Reply) throws(StateError) in
+    try reply.int(of: "count")
+  }
 }
 
 /// Runs until it succeeds: Redis was away, and the client says so until it is back.

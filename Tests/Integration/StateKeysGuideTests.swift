@@ -31,7 +31,8 @@ import Testing
       documented.append("\(cells[0]) (\(cells[1]))")
     }
     let actual = try world.redis.keyspace().map { key in
-      key.split(separator: ":", omittingEmptySubsequences: false).map { $0 == "chrome" ? "<pool>" : $0 }.joined(separator: ":")
+      key.split(separator: ":", omittingEmptySubsequences: false).map { $0 == "chrome" ? "<pool>" : $0 }.joined(
+        separator: ":")
     }
     #expect(actual.sorted() == documented.sorted())
   }

@@ -108,7 +108,9 @@ package final class RedisFixture: Sendable {
     var server: pid_t = 0
     do {
       try waitUntil("redis-server writes its pid") {
-        guard let text = readFile(self.directory + "/pid"), let pid = pid_t(text.filter(\.isNumber)) else { return false }
+        guard let text = readFile(self.directory + "/pid"), let pid = pid_t(text.filter(\.isNumber)) else {
+          return false
+        }
         server = pid
         return true
       }
@@ -158,7 +160,9 @@ package final class RedisFixture: Sendable {
     if force { _ = Glibc.kill(old.server, SIGKILL) }
     if keepingDirectory {
       // A line says that the directory is still wanted.
-      _ = unsafe "k\n".utf8CString.withUnsafeBytes { unsafe send(old.lifeline, $0.baseAddress!, 2, Int32(MSG_NOSIGNAL)) }
+      _ = unsafe "k\n".utf8CString.withUnsafeBytes {
+        unsafe send(old.lifeline, $0.baseAddress!, 2, Int32(MSG_NOSIGNAL))
+      }
     }
     close(old.lifeline)
     var status: Int32 = 0
