@@ -1,6 +1,7 @@
 // Control planes in this process, on a real Redis, a state directory of their own and real programs. One can be killed
 // (its tasks vanish without a word to Redis) and others follow it.
 import Domain
+import Glibc
 import JSON
 import Logging
 import Posix
@@ -19,15 +20,18 @@ final class ControlBench: Sendable {
   let directory: String
   let range: ClosedRange<Int>
 
-  /// `ports`: how many ports the range has.
-  init(ports: Int = 40) throws {
+  init(range: ClosedRange<Int>? = nil) throws {
     redis = try RedisFixture()
     client = try RedisClient(url: redis.unixURL)
     directory = "/tmp/berth-test-\(Kernel.processID)-control-\(UInt32.random(in: 0...UInt32.max))"
-    let first = Int.random(in: 51_000...(52_000 - ports))
-    range = first...(first + ports - 1)
+    let first = Int.random(in: 51_000...51_900)
+    self.range = range ?? first...(first + 99)
   }
-  deinit { try? Kernel.removeTree(directory) }
+  /// What a test that failed has left.
+  deinit {
+    for process in processes() { kill(pid_t(process.pid), SIGKILL) }
+    try? Kernel.removeTree(directory)
+  }
 
   var ports: Ports { Ports(keys: keys, host: host) }
   var registry: Registry { Registry(keys: keys) }
@@ -126,6 +130,11 @@ final class RunningControl: Sendable {
     tasks = [
       Task { await lease.run() }, Task { await supervisor.run() }, Task { await listener.run() },
     ]
+  }
+
+  deinit {
+    for task in tasks { task.cancel() }
+    listener.stop()
   }
 
   /// As SIGKILL: nobody is told, and what was about to be said to Redis is not.

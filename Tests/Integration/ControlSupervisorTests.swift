@@ -185,9 +185,11 @@ import Testing
   }
 
   @Test func aPortThatSomethingElseHasIsPutAside() async throws {
-    let bench = try ControlBench(ports: 2)
+    // Two ports that no other test uses: neither the instances' nor the kernel's for outgoing connections.
+    var port = 3_200
+    while BindProbe.conflict(port: port) != nil || BindProbe.conflict(port: port + 1) != nil { port += 2 }
+    let bench = try ControlBench(range: port...port + 1)
     let squatter = try RuntimeBench("squatter")
-    let port = bench.range.lowerBound
     let record = try await squatter.launch(
       "squatter", shellPool("exec python3 -m http.server {port} --bind 127.0.0.1"), port: port)
     _ = try await squatter.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 30_000)

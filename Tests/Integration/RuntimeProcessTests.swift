@@ -18,7 +18,12 @@ final class RuntimeBench: Sendable {
       stateDirectory: directory,
       environment: ["PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "SECRET": "not for instances"])
   }
-  deinit { try? Kernel.removeTree(directory) }
+  /// What a test that failed has left.
+  deinit {
+    for entry in ProcessTable.read().entries.values
+    where ProcessTable.environment(of: entry.pid)["BERTH_STATE"] == directory { kill(pid_t(entry.pid), SIGKILL) }
+    try? Kernel.removeTree(directory)
+  }
 
   func log(_ id: String) -> String {
     String(decoding: Kernel.read("\(directory)/instances/\(id)/log") ?? [], as: UTF8.self)

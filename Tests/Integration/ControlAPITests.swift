@@ -1,0 +1,262 @@
+// REST over real HTTP on a real Redis, with a leader and Chromes behind it where sessions are made: shapes, limits,
+// refusals, and clients that break off.
+import API
+import Domain
+import JSON
+import Logging
+import Posix
+import Redis
+import Routing
+import Runtimes
+import State
+import Supervisor
+import Synchronization
+import TestSupport
+import Testing
+
+/// The REST API of one control plane at a port of its own.
+private final class RunningAPI: Sendable {
+  let address: SocketAddress
+  private let task: Task<Void, Never>
+  private let client: RedisClient
+  /// Tests run at once: each port is tried by one of them.
+  private static let nextPort = Mutex(3_300)
+
+  init(_ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200) async throws {
+    let port = Self.nextPort.withLock { next in
+      repeat { next += 1 } while BindProbe.conflict(port: next) != nil
+      return next
+    }
+    let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
+    client = try RedisClient(url: bench.redis.unixURL, options: options)
+    let logger = Logger(label: "api") { _ in SwiftLogNoOpLogHandler() }
+    let handlers = Handlers(
+      configuration: APIConfiguration(
+        pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, host: bench.host, id: "me", processID: 7),
+      redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
+    let (listening, told) = AsyncStream<Void>.makeStream()
+    let server = APIServer(handlers, host: "127.0.0.1", port: port, logger: logger) { told.finish() }
+    task = Task {
+      try? await server.run()
+      told.finish()
+    }
+    address = SocketAddress(host: "127.0.0.1", port: port)!
+    for await _ in listening {}
+  }
+  deinit { task.cancel() }
+
+  struct Reply: Sendable {
+    let status: Int
+    let head: String
+    let json: JSON
+  }
+
+  /// One request on a connection of its own, on a thread that may wait.
+  func ask(_ method: String, _ path: String, body: String? = nil, type: String? = "application/json") async throws -> Reply {
+    let address = address
+    let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
+      let peer = Peer(connectingTo: address)
+      var request = "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+      if let body {
+        request += "Content-Length: \(body.utf8.count)\r\n"
+        if let type { request += "Content-Type: \(type)\r\n" }
+      }
+      peer.send(request + "\r\n" + (body ?? ""))
+      guard let response = peer.response() else { throw FixtureError("\(method) \(path): no answer") }
+      return response
+    }
+    let status = text.head.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
+    return Reply(status: status, head: text.head.lowercased(), json: text.body.isEmpty ? .null : try JSON(parsing: text.body))
+  }
+}
+
+@Suite struct ControlAPITests {
+  @Test func sessionsHaveTheShapesThatClientsKnow() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool()
+    let control = try bench.start("a", [pool])
+    let api = try await RunningAPI(bench, [pool], bell: control.bell)
+    try await bench.settled(1)
+
+    let made = try await api.ask(
+      "POST", "/api/session/create", body: #"{"pool":"chrome","timeout":60000,"idleTimeout":30000,"metadata":{"for":"me"}}"#)
+    #expect(made.status == 200)
+    let id = try #require(made.json["sessionId"]?.string)
+    #expect(id.utf8.count == 36)
+    #expect(made.json["url"] == .string("https://b.example/session/\(id)/"))
+    #expect(made.json["wsEndpoint"] == .string("wss://b.example/session/\(id)/"))
+    #expect(made.json["expiresIn"] == 60_000)
+    let view = try #require(try await bench.client.run(bench.leases.get(session: id)))
+    #expect(made.json["port"] == .int(view.record.port))
+    #expect(view.record.idleLimitMilliseconds == 30_000)
+
+    let shown = try await api.ask("GET", "/api/session/\(id)")
+    #expect(shown.json["sessionId"] == .string(id))
+    #expect(shown.json["url"] == made.json["url"])
+    #expect(shown.json["createdAt"] == .int(view.record.createdAt))
+    #expect(shown.json["lastAccessed"]?.int != nil)
+    #expect(shown.json["metadata"]?["for"] == "me")
+    let kept = try await api.ask("POST", "/api/session/\(id)/keepalive")
+    #expect(kept.status == 200)
+    #expect(try #require(kept.json["lastAccessed"]?.int) >= #require(shown.json["lastAccessed"]?.int))
+
+    let list = try await api.ask("GET", "/api/sessions").json["sessions"]?.array ?? []
+    #expect(list.count == 1)
+    #expect(list.first?.object?.fields.map(\.name) == ["sessionId", "url", "createdAt", "expiresIn"])
+    try await bench.settled(2)
+    #expect(
+      try await api.ask("GET", "/api/sessions/stats").json
+        == ["activeSessions": 1, "maxSessions": 200, "allocatedPorts": 2, "availablePorts": .int(bench.range.count - 2)])
+    let health = try await api.ask("GET", "/api/health")
+    #expect(health.json["status"] == "ok" && health.json["activeSessions"] == 1)
+    #expect(health.json["backendInstance"] == "me" && health.json["processId"] == 7)
+    #expect(health.json["timestamp"]?.string?.hasSuffix("Z") == true)
+
+    let pools = try await api.ask("GET", "/api/pools").json["pools"]?.array ?? []
+    #expect(pools.first?["name"] == "chrome" && pools.first?["ready"] == 2 && pools.first?["sessions"] == 1)
+    let instances = try await api.ask("GET", "/api/instances").json["instances"]?.array ?? []
+    #expect(instances.count == 2)
+    #expect(instances.count { $0["sessions"] == 1 } == 1)
+
+    let ended = try await api.ask("DELETE", "/api/session/\(id)")
+    #expect(ended.status == 200 && ended.json["message"]?.string?.contains(id) == true)
+    #expect(try await api.ask("GET", "/api/session/\(id)").status == 404)
+    #expect(try await api.ask("DELETE", "/api/session/\(id)").status == 404)
+    await control.stop(instances: true)
+  }
+
+  @Test func aCreateWaitsForItsTurn() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool { $0.max = 1 }
+    let control = try bench.start("a", [pool])
+    let api = try await RunningAPI(bench, [pool], bell: control.bell)
+    try await bench.settled(1)
+    let first = try #require(try await api.ask("POST", "/api/session/create").json["sessionId"]?.string)
+    async let second = api.ask("POST", "/api/session/create")
+    try await eventually("the second one waits") {
+      try await bench.client.run(bench.leases.figures(pool: "chrome", now: Clock.unixMilliseconds)).waiting == 1
+    }
+    #expect(try await api.ask("DELETE", "/api/session/\(first)").status == 200)
+    #expect(try await second.status == 200)
+    await control.stop(instances: true)
+  }
+
+  @Test func aClientThatHangsUpLeavesTheQueueAndOthersServed() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool { $0.max = 1 }
+    let control = try bench.start("a", [pool])
+    let api = try await RunningAPI(bench, [pool], bell: control.bell)
+    try await bench.settled(1)
+    try await bench.acquire("s-1")
+    func waiting() async throws -> Int {
+      try await bench.client.run(bench.leases.figures(pool: "chrome", now: Clock.unixMilliseconds)).waiting
+    }
+    do {
+      let peer = Peer(connectingTo: api.address)
+      peer.send("POST /api/session/create HTTP/1.1\r\nHost: x\r\n\r\n")
+      try await eventually("it waits") { try await waiting() == 1 }
+      peer.reset()
+    }
+    // The ticket of a client that nobody heard leave would stay for five seconds, and be taken for a wish until then.
+    try await eventually("it has left") { try await waiting() == 0 }
+    // One that breaks off in the middle of its body, or between head and body.
+    for text in ["{\"pool\"", ""] {
+      let peer = Peer(connectingTo: api.address)
+      peer.send("POST /api/session/create HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + text)
+      peer.reset()
+    }
+    #expect(try await api.ask("GET", "/api/health").status == 200)
+    #expect(try await bench.client.run(bench.leases.count()) == 1)
+    await control.stop(instances: true)
+  }
+
+  @Test func limitsAreKept() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool { $0.queue = QueueLimits(timeoutMilliseconds: 300, limit: 0) }
+    let control = try bench.start("a", [pool])
+    let api = try await RunningAPI(bench, [pool], bell: control.bell, maxSessions: 2)
+    try await bench.settled(1)
+    try await bench.acquire("s-1")
+    try await bench.settled(2)
+    try await bench.acquire("s-2")
+    let tooMany = try await api.ask("POST", "/api/session/create")
+    #expect(tooMany.status == 429 && tooMany.head.contains("retry-after: 5"))
+    #expect(tooMany.json["error"]?.string?.hasPrefix("there are 2 sessions, which is the limit") == true)
+    try await bench.end("s-2")
+    // Many at once: never more than the limit, whoever comes first.
+    let made = try await withThrowingTaskGroup(of: Int.self) { group in
+      for _ in 0..<6 { group.addTask { try await api.ask("POST", "/api/session/create").status } }
+      return try await group.reduce(into: []) { $0.append($1) }
+    }
+    #expect(try await bench.client.run(bench.leases.count()) <= 2)
+    #expect(made.count { $0 == 200 } <= 1)
+    await control.stop(instances: true)
+
+    // Nobody leads and no slot is there: the queue is full at once, or gives up after its time.
+    let full = try await api.ask("POST", "/api/session/create")
+    #expect([429, 503].contains(full.status) && full.head.contains("retry-after: "))
+  }
+
+  @Test func noSlotInTimeIs503() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool { $0.queue.timeoutMilliseconds = 100 }
+    let control = try bench.start("a", [pool])
+    try await bench.settled(1)
+    await control.stop(instances: true)
+    let api = try await RunningAPI(bench, [pool])
+    let late = try await api.ask("POST", "/api/session/create")
+    #expect(late.status == 503 && late.head.contains("retry-after: 5"))
+    #expect(late.json["error"]?.string?.contains("became free within 100 ms") == true)
+    #expect(try await bench.client.run(bench.leases.figures(pool: "chrome", now: Clock.unixMilliseconds)).waiting == 0)
+  }
+
+  /// Method, path, body, content type → status and the beginning of the sentence.
+  @Test(
+    arguments: [
+      ("POST", "/api/session/create", #"{"pool":"#, "application/json", 400, "the body is not JSON: line 1, column 9"),
+      ("POST", "/api/session/create", "[]", "application/json", 400, "the body must be a JSON object"),
+      ("POST", "/api/session/create", #"{"pol":1}"#, "application/json", 400, "unknown field \"pol\""),
+      ("POST", "/api/session/create", #"{"pool":"x"}"#, "application/json", 400, "there is no pool \"x\""),
+      ("POST", "/api/session/create", #"{"timeout":1}"#, "application/json", 400, "\"timeout\" must be from 1000"),
+      ("POST", "/api/session/create", #"{"timeout":"1s"}"#, "application/json", 400, "\"timeout\" must be a whole number"),
+      ("POST", "/api/session/create", #"{"metadata":{"a":1}}"#, "application/json", 400, "\"metadata.a\" must be a string"),
+      ("POST", "/api/session/create", "a=b", "application/x-www-form-urlencoded", 415, "the body must be application/json"),
+      ("POST", "/api/session/create", String(repeating: " ", count: 65_537), "application/json", 413, "the body is longer"),
+      ("GET", "/api/session/create", nil, nil, 405, "GET is not for /api/session/create; use POST"),
+      ("PUT", "/api/session/abc", nil, nil, 405, "PUT is not for /api/session/abc; use GET or DELETE"),
+      ("GET", "/api/session/abc", nil, nil, 404, "there is no session abc"),
+      ("GET", "/api/instances/abc", nil, nil, 404, "there is no instance abc"),
+      ("DELETE", "/api/instances/abc", nil, nil, 404, "there is no instance abc"),
+      ("POST", "/api/instances/abc/restart?force=perhaps", nil, nil, 400, "\"force\" must be true or false"),
+      ("GET", "/api/sessions?limit=0", nil, nil, 400, "\"limit\" must be a whole number from 1 to 1000"),
+      ("GET", "/", nil, nil, 404, "there is nothing at /"),
+      ("GET", "/api/session/a%2Fb", nil, nil, 404, "there is nothing at /api/session/a%2Fb"),
+    ] as [(String, String, String?, String?, Int, String)])
+  func nonsenseIsRefusedInASentence(
+    method: String, path: String, body: String?, type: String?, status: Int, sentence: String
+  ) async throws {
+    let bench = try ControlBench()
+    let api = try await RunningAPI(bench, [bench.pool()])
+    let reply = try await api.ask(method, path, body: body, type: type)
+    #expect(reply.status == status)
+    #expect(reply.json["error"]?.string?.hasPrefix(sentence) == true, "\(reply.json.text)")
+    #expect(reply.head.contains("content-type: application/json"))
+    #expect(status != 405 || reply.head.contains("allow: "))
+  }
+
+  @Test func withoutRedisEverythingIs503() async throws {
+    let bench = try ControlBench()
+    let api = try await RunningAPI(bench, [bench.pool()])
+    bench.redis.kill()
+    for (method, path) in [
+      ("GET", "/api/health"), ("POST", "/api/session/create"), ("GET", "/api/sessions"), ("GET", "/api/pools"),
+      ("DELETE", "/api/session/x"),
+    ] {
+      let reply = try await api.ask(method, path)
+      #expect(reply.status == 503 && reply.head.contains("retry-after: "), "\(path)")
+      #expect(reply.json["error"]?.string?.hasPrefix("Redis cannot be reached") == true, "\(path)")
+    }
+    try bench.redis.start()
+    try await eventually("it answers again") { try await api.ask("GET", "/api/health").status == 200 }
+  }
+}
