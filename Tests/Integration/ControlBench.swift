@@ -89,7 +89,9 @@ final class ControlBench: Sendable {
     return try await instances().first { $0.id == record.instance }
   }
 
-  func end(_ id: String) async throws { try await client.run(leases.end(session: id, reason: "test", now: Clock.unixMilliseconds)) }
+  func end(_ id: String) async throws {
+    try await client.run(leases.end(session: id, reason: "test", now: Clock.unixMilliseconds))
+  }
 
   func events() async throws -> [State.Event] { try await client.run(Events(keys: keys).recent(count: 1_000)) }
 

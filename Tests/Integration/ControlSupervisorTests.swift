@@ -70,7 +70,9 @@ import Testing
     let taken = try #require(try await bench.acquire("s-1", used: true))
     try await bench.settled(2)
     kill(pid_t(taken.pid!), SIGKILL)
-    try await eventually("the session has ended") { try await bench.client.run(bench.leases.get(session: "s-1")) == nil }
+    try await eventually("the session has ended") {
+      try await bench.client.run(bench.leases.get(session: "s-1")) == nil
+    }
     #expect(try await bench.settled(1)[0].id != taken.id)
     let reasons = try await bench.events().filter { $0.type == "session.ended" && $0.id == "s-1" }.map(\.reason)
     #expect(reasons == ["its process was ended by signal 9"])
@@ -135,7 +137,8 @@ import Testing
     try await bench.acquire("short", life: 1_000)
     try await bench.acquire("long")
     try await eventually("its time is over") { try await bench.client.run(bench.leases.get(session: "short")) == nil }
-    #expect(try await bench.events().contains { $0.type == "session.ended" && $0.id == "short" && $0.reason == "hard limit" })
+    #expect(
+      try await bench.events().contains { $0.type == "session.ended" && $0.id == "short" && $0.reason == "hard limit" })
     await control.stop(instances: true)
   }
 

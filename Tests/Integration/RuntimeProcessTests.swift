@@ -203,7 +203,8 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
       _ = try await bench.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 200)
       Issue.record("it was ready")
     } catch {
-      #expect(error.description.contains("not ready within 200 ms: 127.0.0.1:\(record.port) cannot be reached"), "\(error)")
+      #expect(
+        error.description.contains("not ready within 200 ms: 127.0.0.1:\(record.port) cannot be reached"), "\(error)")
     }
     #expect(await bench.runtime.stop(record, kind: .http, graceMilliseconds: 1_000, force: false) == nil)
   }

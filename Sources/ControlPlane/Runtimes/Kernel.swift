@@ -101,7 +101,9 @@ package enum Kernel {
       throw KernelError(call: "mkdir \(path)", code: code)
     }
     try makeDirectory(String(path[..<slash]))
-    guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else { throw KernelError(call: "mkdir \(path)", code: errno) }
+    guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else {
+      throw KernelError(call: "mkdir \(path)", code: errno)
+    }
   }
 
   /// Removes a directory with all that is in it.
@@ -153,7 +155,7 @@ package enum Kernel {
     var argv = unsafe ([path] + arguments).map { unsafe strdup($0) } + [nil]
     var envp = unsafe environment.map { unsafe strdup($0) } + [nil]
     defer {
-      for unsafe text in unsafe argv + envp { unsafe free(text) }
+      for unsafetext in unsafe argv + envp { unsafe free(text) }
     }
     let pid = unsafe clinux_spawn(path, &argv, &envp, directory, output)
     guard pid > 0 else { throw KernelError(call: "start \(path)", code: -pid) }

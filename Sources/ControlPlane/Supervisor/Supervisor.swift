@@ -201,7 +201,8 @@ package actor Supervisor {
   private func observe(_ look: Look, isRegistered: Bool) -> ObservedInstance {
     let id = look.entry.record.id
     // Tasks came in between; what they changed is judged at the next look.
-    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered else {
+    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered
+    else {
       var changing = look.entry
       changing.busy = true
       return changing.observed(leases: look.leases, freeSlots: look.freeSlots)

@@ -71,7 +71,8 @@ extension Worker {
         s.coordinator.notify(.targets(answer.targets, session: session.id))
       }
       self.answer(
-        client, 200, contentType: "application/json; charset=UTF-8", body: answer.bytes, .responseComplete, closes: false)
+        client, 200, contentType: "application/json; charset=UTF-8", body: answer.bytes, .responseComplete,
+        closes: false)
     } catch {
       answer(client, 502, "The browser's discovery answer cannot be understood: \(error)", .badResponse, closes: true)
     }

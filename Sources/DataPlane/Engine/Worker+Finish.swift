@@ -36,7 +36,8 @@ extension Worker {
     let action = s.slab[fd].machine.answeredLocally(closes: closes)
     var ends = false
     if case .finish = action { ends = true }
-    var text = "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
+    var text =
+      "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
     if let retryAfter { text += "Retry-After: \(retryAfter)\r\n" }
     text += ends ? "Connection: close\r\n\r\n" : "\r\n"
     var bytes = Array(text.utf8)
@@ -143,7 +144,8 @@ extension CloseReason {
   /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
   var cutsAnswer: Bool {
     switch self {
-    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline: true
+    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline:
+      true
     default: false
     }
   }

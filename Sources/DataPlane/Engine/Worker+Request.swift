@@ -79,7 +79,8 @@ extension Worker {
   func chooseInstance(_ fd: Int32, pool: Int, strategy: UInt8) {
     let members = s.table.pools[pool].members
     guard members.count > 0 else {
-      return answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+      return answer(
+        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
     connect(fd, instance: pick(pool, members, strategy))
   }

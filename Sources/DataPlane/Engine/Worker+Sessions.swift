@@ -105,7 +105,8 @@ extension Worker {
     }
     let ready = s.table.source.instances.filter { $0.pool == request.pool.name && $0.state == .ready }
     guard !ready.isEmpty else {
-      return answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+      return answer(
+        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
     visitDirectly(fd, request, ready[Int(nextRandom() % UInt64(ready.count))])
   }
@@ -124,7 +125,8 @@ extension Worker {
   private func refuseAddress(_ fd: Int32, _ request: VisitRequest) {
     if request.upgrades {
       answer(
-        fd, 404, "There is no WebSocket at this path. Connect to /, /devtools/browser/<id> or /session/<id>/.", .refused,
+        fd, 404, "There is no WebSocket at this path. Connect to /, /devtools/browser/<id> or /session/<id>/.",
+        .refused,
         closes: false)
     } else if request.endpoint.action == .upgradeRequired || request.endpoint.path == "/" {
       answer(
@@ -259,7 +261,7 @@ extension Worker {
 
   /// Tells which sessions moved bytes since the last time.
   func reportActivity() {
-    s.sessions.forEach { id, sockets in
+    s.sessions.eachSession { id, sockets in
       var moved = false
       for fd in sockets {
         let peer = s.slab[fd].peer

@@ -21,7 +21,8 @@ extension CommandDesk {
       .acquire(waiter),
       leases.acquire(
         SessionBirth.record(id: waiter.session, pool: pool, now: now), holder: waiter.reserve ? nil : core.replica,
-        reserveMilliseconds: waiter.reserve ? pool.reservationMilliseconds : nil, queue: pool.queueTimeoutMilliseconds > 0,
+        reserveMilliseconds: waiter.reserve ? pool.reservationMilliseconds : nil,
+        queue: pool.queueTimeoutMilliseconds > 0,
         countsAsUse: waiter.countsAsUse, now: now))
   }
 
@@ -64,7 +65,8 @@ extension CommandDesk {
   }
 
   func reattach(_ session: String, losses: Int?) -> Operation {
-    Operation(.reattach(session: session, losses: losses), leases.attach(session: session, holder: core.replica, now: now))
+    Operation(
+      .reattach(session: session, losses: losses), leases.attach(session: session, holder: core.replica, now: now))
   }
 
   func restore(_ record: SessionRecord) -> Operation {
@@ -105,7 +107,9 @@ extension CommandDesk {
       return claimFound(claim).map { [$0] } ?? []
     case (.attach(let key, let session), .grant(let grant)): attached(key, session, grant)
     case (.look(let key, let session), .view(let view)):
-      if let view { core.deliver(.granted(view.record), key) } else {
+      if let view {
+        core.deliver(.granted(view.record), key)
+      } else {
         noteUnknown(session)
         refuse(key, core.isTrusted ? .unknown : .unavailable)
       }
@@ -155,7 +159,8 @@ extension CommandDesk {
     // Waiting was not asked for because the pool allows none.
     case .busy: refuse(waiter.key, .timedOut)
     // A pool of the table that Redis does not know: it lost its data and is being filled again.
-    case .unknown: refuse(waiter.key, core.table?.pools[waiter.pool].map { $0.slots > 0 } == true ? .unavailable : .unknown)
+    case .unknown:
+      refuse(waiter.key, core.table?.pools[waiter.pool].map { $0.slots > 0 } == true ? .unavailable : .unknown)
     case .queued: break
     }
     return []

@@ -1,7 +1,7 @@
+import Observability
 // The thread that answers workers' questions about slots and sessions: what comes in, in which order it is dealt with,
 // who waits, and the heartbeat. What is said to Redis and what its answers mean is in CommandDesk+Answers.swift.
 import Posix
-import Observability
 import ProxyMachine
 import Redis
 import Routing
@@ -397,7 +397,9 @@ final class CommandDesk {
         switch result {
         case .success(let outcome): next += answered(operation, outcome)
         case .failure(let error):
-          core.log.error("a command was refused", ["command": .string(operation.command.body.name), "error": .string(error.description)])
+          core.log.error(
+            "a command was refused",
+            ["command": .string(operation.command.body.name), "error": .string(error.description)])
           core.count { $0.redisFailures += 1 }
           failed(operation, mayHaveRun: error.mayHaveRun)
         }

@@ -62,7 +62,8 @@ struct Operation {
 
   init<R: Sendable>(_ purpose: Purpose, _ command: Command<R>, _ outcome: @escaping @Sendable (R) -> Outcome) {
     self.purpose = purpose
-    self.command = Command(command.body, mayRepeat: command.mayRepeat) { [parse = command.parse] (reply: Reply) throws(StateError) in
+    self.command = Command(command.body, mayRepeat: command.mayRepeat) {
+      [parse = command.parse] (reply: Reply) throws(StateError) in
       outcome(try parse(reply))
     }
   }

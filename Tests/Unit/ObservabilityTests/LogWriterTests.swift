@@ -146,7 +146,8 @@ struct LogWriterTests {
 
   @Test("long texts are cut")
   func long() throws {
-    let line = LogWriter.line(at: 0, .info, String(repeating: "é", count: 10_000), ["field": .string(String(repeating: "y", count: 9_000))])
+    let line = LogWriter.line(
+      at: 0, .info, String(repeating: "é", count: 10_000), ["field": .string(String(repeating: "y", count: 9_000))])
     let json = try JSON(parsing: line)
     #expect(json["message"]?.string?.utf8.count == LogWriter.maximumTextBytes + 3)
     #expect(json["field"]?.string == String(repeating: "y", count: LogWriter.maximumTextBytes) + "…")
