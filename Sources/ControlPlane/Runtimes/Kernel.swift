@@ -155,7 +155,9 @@ package enum Kernel {
     var argv = unsafe ([path] + arguments).map { unsafe strdup($0) } + [nil]
     var envp = unsafe environment.map { unsafe strdup($0) } + [nil]
     defer {
-      for unsafetext in unsafe argv + envp { unsafe free(text) }
+      // By index: swift-format breaks a loop that is marked unsafe.
+      for index in unsafe argv.indices { unsafe free(argv[index]) }
+      for index in unsafe envp.indices { unsafe free(envp[index]) }
     }
     let pid = unsafe clinux_spawn(path, &argv, &envp, directory, output)
     guard pid > 0 else { throw KernelError(call: "start \(path)", code: -pid) }
