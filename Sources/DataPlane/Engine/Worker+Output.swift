@@ -104,7 +104,11 @@ extension Worker {
     }
     let peer = s.slab[fd].peer
     if peer >= 0 {
-      if s.slab[peer].pipeBytes > 0 || s.slab[peer].body.mode != .idle { pump(peer) }
+      if s.slab[peer].pipeBytes > 0 || s.slab[peer].body.mode != .idle {
+        pump(peer)
+      } else if s.slab[peer].kind == .instance, s.slab[peer].isReadable, !s.slab[peer].isConnecting {
+        advanceInstance(peer)
+      }
     }
     return s.slab[fd].kind != .free
   }
