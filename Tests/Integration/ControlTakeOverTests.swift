@@ -142,7 +142,10 @@ import Testing
     #expect(both.allSatisfy { ProcessTable.isAlive($0.identity!) })
     try bench.redis.start()
 
-    // A replica that still has its sockets puts the session back.
+    // A replica that still has its sockets puts the session back, later than the leader has noticed the loss.
+    try await eventually("the leader has said what it has") {
+      try await bench.instances().contains { $0.id == taken.id && $0.state == .draining }
+    }
     try await eventually("the session is back") {
       let grant = try? await bench.client.run(
         bench.leases.restore(lost, holder: "replica", now: Clock.unixMilliseconds))

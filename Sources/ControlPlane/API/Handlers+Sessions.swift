@@ -102,8 +102,9 @@ extension Handlers {
       return nil
     case .queueFull(let waiting):
       throw Refusal(
-        429, "\(waiting) clients wait for pool \"\(creation.spec.name)\" already; try again later", retryAfterSeconds: 5
-      )
+          429,
+          "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
+          retryAfterSeconds: 5)
     case .unknown:
       throw Refusal(
         503, "pool \"\(creation.spec.name)\" is not declared yet; the control plane may just be starting",
@@ -156,7 +157,7 @@ extension Handlers {
 
   private func tooMany() -> Refusal {
     Refusal(
-      429, "there are \(configuration.maxSessions) sessions, which is the limit; end one or try again later",
+      429, "no more than \(configuration.maxSessions) sessions are allowed at once; end one or try again later",
       retryAfterSeconds: 5)
   }
 
