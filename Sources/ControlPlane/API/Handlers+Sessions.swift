@@ -102,9 +102,9 @@ extension Handlers {
       return nil
     case .queueFull(let waiting):
       throw Refusal(
-          429,
-          "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
-          retryAfterSeconds: 5)
+        429,
+        "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
+        retryAfterSeconds: 5)
     case .unknown:
       throw Refusal(
         503, "pool \"\(creation.spec.name)\" is not declared yet; the control plane may just be starting",
