@@ -34,7 +34,10 @@ package struct APIResponder: HTTPResponder {
       if error.status >= 500 {
         handlers.logger.warning(
           "request failed",
-          metadata: ["method": "\(request.method)", "path": "\(request.uri.path)", "status": "\(error.status)", "error": "\(error.message)"])
+          metadata: [
+            "method": "\(request.method)", "path": "\(request.uri.path)", "status": "\(error.status)",
+            "error": "\(error.message)",
+          ])
       } else {
         handlers.logger.info(
           "request refused",

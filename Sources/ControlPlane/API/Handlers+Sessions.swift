@@ -77,7 +77,8 @@ extension Handlers {
     case .granted(let session):
       // Others may have come at the same time as this one: the limit holds for all of them together.
       if try await run(leases.count()) > configuration.maxSessions {
-        _ = try await run(leases.end(session: session.id, reason: "more than \(configuration.maxSessions) sessions", now: clock()))
+        let reason = "more than \(configuration.maxSessions) sessions"
+        _ = try await run(leases.end(session: session.id, reason: reason, now: clock()))
         throw tooMany()
       }
       logger.info("session created", metadata: ["session": "\(Self.short(session.id))", "instance": "\(session.instance)"])
@@ -91,16 +92,19 @@ extension Handlers {
         await cancel(creation)
         throw Refusal(
           503,
-          "no slot of pool \"\(creation.spec.name)\" became free within \(creation.spec.queue.timeoutMilliseconds) ms; try again later",
+          "no slot of pool \"\(creation.spec.name)\" became free within "
+            + "\(creation.spec.queue.timeoutMilliseconds) ms; try again later",
           retryAfterSeconds: 5)
       }
       return nil
     case .queueFull(let waiting):
       throw Refusal(
-        429, "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later", retryAfterSeconds: 5)
+        429, "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
+        retryAfterSeconds: 5)
     case .unknown:
       throw Refusal(
-        503, "pool \"\(creation.spec.name)\" is not declared yet; the control plane may just be starting", retryAfterSeconds: 1)
+        503, "pool \"\(creation.spec.name)\" is not declared yet; the control plane may just be starting",
+        retryAfterSeconds: 1)
     }
   }
 
