@@ -122,7 +122,7 @@ final class Peer: @unchecked Sendable {
 }
 
 /// An instance that does what a test says, connection by connection.
-final class ScriptedInstance {
+final class ScriptedInstance: Sendable {
   let address: SocketAddress
   private let listener: Int32
 

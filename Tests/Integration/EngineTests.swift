@@ -286,9 +286,56 @@ import Testing
       // Ends when the engine gives the slow reader up and closes.
       upstream.send([UInt8](repeating: 7, count: 40_000_000))
     }
-    #expect(eventually { engine.value(.slowReader) == 1 })
+    #expect(
+      eventually { engine.value(.slowReader) == 1 },
+      "\(CloseReason.allCases.filter { engine.value($0) > 0 }) \(engine.value(.bufferedBytesNow)) buffered")
     sender.join()
     #expect(eventually { engine.value(.clientsNow) == 0 && engine.value(.bufferedBytesNow) == 0 })
+    withExtendedLifetime(slow) {}
+  }
+
+  /// The kernel asks the engine for more only when a third of its buffer is free, which takes this reader longer than the
+  /// limit: bytes that it took out of that buffer count as progress too.
+  @Test func aSlowButSteadyReaderGetsEverything() throws {
+    var limits = EngineLimits()
+    limits.bodyMilliseconds = 1_000
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(instances: [instance.address], limits: limits)
+    let client = engine.connect()
+    client.send(get)
+    let upstream = try #require(instance.accept())
+    #expect(upstream.receive(upTo: "\r\n\r\n") != nil)
+    let count = 16_000_000
+    let sender = Thread.start("test-instance") {
+      upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+      upstream.send([UInt8](repeating: 7, count: count))
+      upstream.endOutput()
+    }
+    #expect(client.receive(upTo: "\r\n\r\n") != nil)
+    var received = 0
+    var reads = 0
+    while let more = client.receive(), !more.isEmpty {
+      received += more.count
+      reads += 1
+      // The pace of the reader, not a wait for anything: three times the limit before it hurries.
+      if reads < 150 { usleep(20_000) }
+    }
+    #expect(received == count)
+    sender.join()
+    #expect(engine.value(.slowReader) == 0)
+  }
+
+  @Test func aResetIsNoticedWhileTheInstanceThinks() throws {
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(instances: [instance.address])
+    var client: Peer? = engine.connect()
+    client?.send(get)
+    let upstream = try #require(instance.accept())
+    #expect(upstream.receive(upTo: "\r\n\r\n") != nil)
+    client?.reset()
+    client = nil
+    #expect(upstream.ends())
+    #expect(eventually { engine.value(.clientReset) == 1 })
   }
 
   @Test func nothingIsLeftBehind() throws {

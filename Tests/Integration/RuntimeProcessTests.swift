@@ -90,7 +90,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     #expect(ProcessTable.read().members(ofSessionLedBy: identity).allSatisfy { $0.group == identity.pid })
     let environment = ProcessTable.environment(of: identity.pid)
     #expect(environment["HOME"] == "\(bench.directory)/instances/chrome-1")
-    #expect(environment["TMPDIR"] == "\(bench.directory)/instances/chrome-1/tmp")
+    #expect(environment["TMPDIR"].flatMap(Kernel.absolutePath) == "\(bench.directory)/instances/chrome-1/tmp")
     #expect(environment["SECRET"] == nil)
     #expect(environment["LANG"] == "C.UTF-8")
     #expect(bench.has("instances/chrome-1/profile/Default"))
@@ -162,11 +162,22 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     #expect(!bench.has("instances/chrome-1"))
   }
 
-  @Test func aLongStateDirectoryServesToo() async throws {
+  /// Every Chrome that is installed: Chromium makes sockets below TMPDIR, whose paths have a limit.
+  @Test(arguments: ["chromium-headless-shell", "chromium"]) func aLongStateDirectoryServesToo(command: String)
+    async throws
+  {
     let bench = try RuntimeBench(String(repeating: "long", count: 30))
-    let record = try await bench.launch("chrome-1", chromePool())
-    _ = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000)
+    var spec = chromePool()
+    spec.runtime = .process(ProcessSpec(command: command))
+    guard case .success = bench.runtime.program(of: spec) else { return }
+    let record = try await bench.launch("chrome-1", spec)
+    _ = try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 30_000)
+    let temporary = try #require(ProcessTable.environment(of: record.pid!)["TMPDIR"])
+    #expect(temporary.hasPrefix("/tmp/berth-") && temporary.utf8.count <= 60)
+    #expect(Kernel.absolutePath(temporary) == "\(bench.directory)/instances/chrome-1/tmp")
     #expect(await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 5_000, force: true) == nil)
+    #expect(Kernel.absolutePath(temporary) == nil)
+    #expect(Kernel.list("/tmp")?.contains(String(temporary.dropFirst(5))) == false)
   }
 }
 

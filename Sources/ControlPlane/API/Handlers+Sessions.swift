@@ -96,7 +96,8 @@ extension Handlers {
         await cancel(creation)
         throw Refusal(
           503,
-          "no slot of pool \"\(creation.spec.name)\" became free within \(creation.spec.queue.timeoutMilliseconds) ms; try again later",
+          "no slot of pool \"\(creation.spec.name)\" became free within "
+            + "\(creation.spec.queue.timeoutMilliseconds) ms; try again later",
           retryAfterSeconds: 5)
       }
       return nil

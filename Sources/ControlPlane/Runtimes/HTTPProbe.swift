@@ -11,7 +11,7 @@ package enum HTTPProbe {
   }
 
   /// Sends `GET path` on a connection of its own and reads the answer up to its end. Blocks.
-  static func get(host: String, port: Int, path: String, deadline: Deadline) throws(ProbeError) -> Answer {
+  package static func get(host: String, port: Int, path: String, deadline: Deadline) throws(ProbeError) -> Answer {
     let stream = try Stream(host: host, port: port, deadline: deadline)
     let authority = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     let request =

@@ -106,6 +106,24 @@ package enum Kernel {
     }
   }
 
+  /// Makes a symbolic link; one that is there already and leads to the same place is as good.
+  static func link(_ path: String, to target: String) throws(KernelError) {
+    if unsafe symlink(target, path) == 0 { return }
+    let code = errno
+    var buffer = [UInt8](repeating: 0, count: 4_096)
+    let count = unsafe buffer.withUnsafeMutableBytes { bytes in
+      unsafe readlink(path, bytes.baseAddress!.assumingMemoryBound(to: CChar.self), bytes.count)
+    }
+    guard code == EEXIST, count > 0, buffer[..<count].elementsEqual(target.utf8) else {
+      throw KernelError(call: "link \(path)", code: code)
+    }
+  }
+
+  /// Removes a symbolic link if it leads there; anything else of that name is somebody else's.
+  static func unlink(_ path: String, to target: String) {
+    if (try? link(path, to: target)) != nil { _ = unsafe Glibc.unlink(path) }
+  }
+
   /// Removes a directory with all that is in it.
   package static func removeTree(_ path: String) throws(KernelError) {
     let result = unsafe clinux_remove_tree(path)

@@ -38,10 +38,9 @@ extension ProcessRuntime {
       _ = await exits.exit(of: identity)
       exits.forget(identity)
     }
-    let directory = directory(of: id)
     return await pool.run { () -> String? in
       do throws(KernelError) {
-        try Kernel.removeTree(directory)
+        try self.removeDirectory(of: id)
         return nil
       } catch {
         return error.description

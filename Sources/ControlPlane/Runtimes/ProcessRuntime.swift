@@ -37,6 +37,27 @@ package final class ProcessRuntime: Runtime {
 
   func directory(of id: String) -> String { "\(state)/instances/\(id)" }
 
+  /// The longest TMPDIR with which Chrome can make its sockets below it: an address has 107 bytes, and Chrome adds
+  /// `/org.chromium.Chromium.123456/SingletonSocket`.
+  private static let longestTemporaryPath = 60
+
+  /// What an instance gets as TMPDIR: `tmp` in its directory, or a short link to that when its path is too long.
+  func temporaryPath(of id: String) -> (path: String, isLink: Bool) {
+    let path = directory(of: id) + "/tmp"
+    guard path.utf8.count > Self.longestTemporaryPath else { return (path, false) }
+    // FNV-1a: the same name for whoever cleans up later.
+    var hash: UInt64 = 0xCBF2_9CE4_8422_2325
+    for byte in path.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+    return ("/tmp/berth-\(String(hash, radix: 16))", true)
+  }
+
+  /// Removes what an instance had on disk.
+  func removeDirectory(of id: String) throws(KernelError) {
+    let temporary = temporaryPath(of: id)
+    if temporary.isLink { Kernel.unlink(temporary.path, to: directory(of: id) + "/tmp") }
+    try Kernel.removeTree(directory(of: id))
+  }
+
   private func process(of spec: PoolSpec) -> ProcessSpec {
     switch spec.runtime {
     case .process(let process): process
@@ -67,9 +88,11 @@ package final class ProcessRuntime: Runtime {
     do {
       identity = try await pool.run { () throws(KernelError) -> ProcessIdentity in
         // What an instance of this name left behind is not for this one.
-        try Kernel.removeTree(directory)
+        try self.removeDirectory(of: plan.id)
         try Kernel.makeDirectory(directory + "/profile")
         try Kernel.makeDirectory(directory + "/tmp")
+        let temporary = self.temporaryPath(of: plan.id)
+        if temporary.isLink { try Kernel.link(temporary.path, to: directory + "/tmp") }
         let log = try Kernel.openLog(directory + "/log")
         defer { Kernel.close(log) }
         let pid = try Kernel.spawn(
@@ -99,7 +122,7 @@ package final class ProcessRuntime: Runtime {
     arguments += process.arguments.map(expand)
     var variables = passedOn
     variables["HOME"] = directory
-    variables["TMPDIR"] = directory + "/tmp"
+    variables["TMPDIR"] = temporaryPath(of: plan.id).path
     for (name, value) in process.environment { variables[name] = expand(value) }
     variables[Self.instanceVariable] = plan.id
     variables[Self.stateVariable] = state

@@ -23,7 +23,9 @@ package struct ProbeError: Error, Equatable, Sendable, CustomStringConvertible {
   package init(_ description: String) { self.description = description }
 }
 
-struct Stream: ~Copyable {
+/// A class, because the deinit of a noncopyable struct with this throwing init was seen not to run (Swift 6.3.1), which
+/// leaked a descriptor with every probe.
+final class Stream {
   private let descriptor: Int32
   private let deadline: Deadline
 

@@ -31,7 +31,8 @@ struct BodyState: BitwiseCopyable {
 
 /// What a deadline means when it passes.
 enum Wait: UInt8, BitwiseCopyable {
-  case none, handshake, head, keepAlive, slot, connect, firstByte, body, tunnel, linger, flush, instanceIdle
+  case none, handshake, head, keepAlive, slot, goneWithoutSlot, connect, firstByte, body, tunnel, linger, flush,
+    instanceIdle
 }
 
 struct Connection {
@@ -77,6 +78,8 @@ struct Connection {
   var heldHead: Int32 = 0
   /// Bytes that the route takes off the path.
   var stripped: Int32 = 0
+  /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
+  var unsent = Int32.max
   /// Asked of the coordinator; 0 = nothing.
   var ticket: UInt64 = 0
 

@@ -24,7 +24,10 @@ package struct EngineLimits: Sendable {
   /// A kept connection to an instance: shorter than the usual 60 s of servers, so that they rarely close first.
   package var instanceIdleMilliseconds = 30_000
   /// For the coordinator's answer, beyond the pool's queue timeout: it is late only when something is broken.
-  package var coordinatorMilliseconds = 120_000
+  package var coordinatorMilliseconds = 10_000
+  /// For a slot after the client has ended its side: most such clients are gone and must not keep a place in a queue, but
+  /// one that only says that its request is complete gets its answer when a slot is there at once.
+  package var goneMilliseconds = 1_000
 
   // Sizes, in bytes or counts.
   /// One read of a body or tunnel at its smallest and largest: it doubles while reads fill it and the target takes all.

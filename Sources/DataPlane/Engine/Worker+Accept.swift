@@ -78,10 +78,7 @@ extension Worker {
     case .handshaking: handshake(fd)
     case .readingHead: readRequest(fd)
     case .awaitingSlot:
-      // Nobody waits in a queue for a client that has gone. Its request was whole, so a FIN can only mean that.
-      if s.slab[fd].peerEnds, case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: false) {
-        closeClient(fd, reason)
-      }
+      if s.slab[fd].peerEnds { hurry(fd) }
     case .connecting: break
     case .exchanging: if !s.slab[fd].machine.requestIsDone { pump(fd) }
     case .tunneling: pump(fd)
@@ -155,6 +152,16 @@ extension Worker {
     }
   }
 
+  /// Whether a client that we have bytes for took some of them since the last look. The kernel asks for more only when a
+  /// third of its own buffer is free, which for a slow reader can take longer than any deadline.
+  private func stillReads(_ fd: Int32) -> Bool {
+    guard !s.slab[fd].outbound.isEmpty else { return false }
+    let before = s.slab[fd].unsent
+    let now = Int32(truncatingIfNeeded: Socket.unsentBytes(fd))
+    s.slab[fd].unsent = now
+    return now < before
+  }
+
   // MARK: Waits
 
   /// Sets what the connection waits for and until when.
@@ -167,6 +174,7 @@ extension Worker {
       case .head: limits.headMilliseconds
       case .keepAlive: limits.keepAliveMilliseconds
       case .slot: limits.coordinatorMilliseconds
+      case .goneWithoutSlot: limits.goneMilliseconds
       case .connect: limits.connectMilliseconds
       case .firstByte: limits.firstByteMilliseconds
       case .body, .flush: limits.bodyMilliseconds
@@ -185,6 +193,9 @@ extension Worker {
   func expired(_ fd: Int32) {
     let wait = s.slab[fd].wait
     s.slab[fd].wait = .none
+    if (wait == .body || wait == .flush) && s.slab[fd].kind == .client && stillReads(fd) {
+      return self.wait(fd, wait)
+    }
     guard s.slab[fd].kind == .client else {
       if wait == .instanceIdle, s.slab[fd].peer < 0 {
         s.metrics.add(.instanceClosesIdle)
@@ -194,6 +205,8 @@ extension Worker {
     }
     switch wait {
     case .none: break
+    case .goneWithoutSlot:
+      if case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: false) { closeClient(fd, reason) }
     case .instanceIdle: preconditionFailure("only instances are kept idle")
     case .handshake: closeClient(fd, .handshakeTimeout)
     case .head:

@@ -144,7 +144,8 @@ extension CloseReason {
   /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
   var cutsAnswer: Bool {
     switch self {
-    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline:
+    case .cutBody, .slowReader, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError,
+      .drainDeadline:
       true
     default: false
     }

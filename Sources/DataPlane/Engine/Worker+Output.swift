@@ -91,6 +91,7 @@ extension Worker {
       }
       s.slab[fd].moved = true
       s.slab[fd].outbound.consume(sent, s.pool)
+      if s.slab[fd].kind == .client { s.slab[fd].unsent = Int32.max }
     }
     return flushed(fd)
   }

@@ -166,8 +166,16 @@ extension Worker {
     s.nextTicket += 1
     s.tickets[ticket] = fd
     s.slab[fd].ticket = ticket
-    wait(fd, .slot)
+    // As long as the pool lets clients wait, and a while for the coordinator itself.
+    let patience = request.pool.queueTimeoutMilliseconds + s.limits.coordinatorMilliseconds
+    s.timers.set(fd, .slot, at: s.now + patience, s.slab)
+    if s.slab[fd].peerEnds { hurry(fd) }
     s.coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: s.index))
+  }
+
+  /// The client has ended its side while it waits for a slot: it may be gone, so it does not wait long.
+  func hurry(_ fd: Int32) {
+    if s.slab[fd].wait == .slot { wait(fd, .goneWithoutSlot) }
   }
 
   /// The coordinator's answer. A client that has gone meanwhile has cancelled its ticket.
@@ -185,8 +193,10 @@ extension Worker {
           pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false))
     case .refused(let refusal): refuse(fd, refusal)
     case .granted(let session):
-      guard let visit = s.visits[fd], let address = SocketAddress(host: session.host, port: session.port) else {
-        return closeClient(fd, .internalError)
+      guard let visit = s.visits[fd] else { return closeClient(fd, .internalError) }
+      guard let address = SocketAddress(host: session.host, port: session.port) else {
+        if visit.holds { s.coordinator.notify(.release(session: session.id)) }
+        return self.answer(fd, 502, "The instance has no usable address.", .connectFailed, closes: true)
       }
       visit.session = session
       if visit.endpoint.scope == .root {

@@ -172,6 +172,8 @@ struct WorkerConfiguration: Sendable {
     switch s.slab[fd].kind {
     case .free: break
     case .client:
+      // Reset by the client: whatever it waits for or holds is free again at once.
+      if readiness.holdsAny(.error) { return closeClient(fd, .clientReset) }
       if couldNotWrite, s.slab[fd].isWritable, !flush(fd) { return }
       if s.slab[fd].kind == .client { advanceClient(fd) }
     case .instance:

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <linux/sockios.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -35,5 +37,9 @@ int clinux_pipe(int fds[2], int bytes) {
 int64_t clinux_splice(int from, int to, uint64_t bytes, int more) {
   ssize_t n = splice(from, 0, to, 0, bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0));
   return n < 0 ? -errno : n;
+}
+int clinux_unsent(int fd) {
+  int bytes = 0;
+  return ioctl(fd, SIOCOUTQ, &bytes) < 0 ? -errno : bytes;
 }
 void clinux_name_thread(const char *name) { (void)pthread_setname_np(pthread_self(), name); }

@@ -144,6 +144,9 @@ package enum Socket {
     return address
   }
 
+  /// Bytes that the kernel holds for the peer (tcp(7), SIOCOUTQ).
+  package static func unsentBytes(_ fd: Int32) -> Int { Int(clinux_unsent(fd)) }
+
   package static func peerAddress(_ fd: Int32) -> SocketAddress {
     var address = SocketAddress()
     _ = unsafe address.withMutablePointer { pointer, length in unsafe getpeername(fd, pointer, length) }

@@ -29,6 +29,8 @@ int clinux_epoll_wait(int epfd, clinux_epoll_event *events, int capacity, int ti
 int clinux_eventfd(void);
 int clinux_accept(int listener, struct sockaddr *address, socklen_t *length);
 int clinux_pipe(int fds[2], int bytes);
+// Bytes in the socket's send queue (tcp(7), SIOCOUTQ), or -errno.
+int clinux_unsent(int fd);
 // Names the calling thread (at most 15 bytes), as top -H shows it.
 void clinux_name_thread(const char *name);
 int64_t clinux_splice(int from, int to, uint64_t bytes, int more);
