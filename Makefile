@@ -30,7 +30,8 @@ test: ## Installs what is missing, builds and runs every test
 	@echo "==> building the tests (debug)"
 	@$(SWIFT) build --build-tests
 	@echo "==> running the tests"
-	@$(SWIFT) test --skip-build $(if $(FILTER),--filter '$(FILTER)')
+	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
+	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)')
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests

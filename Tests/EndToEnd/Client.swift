@@ -5,7 +5,7 @@ import JSON
 
 enum Client {
   /// Eight clients at once on two cores are slow; the bound is for a client that hangs.
-  static let patience = 180.0
+  static let patience = 300.0
 
   static func playwright(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON
   {

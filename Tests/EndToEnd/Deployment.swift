@@ -102,6 +102,16 @@ final class Deployment {
     }
   }
 
+  /// Who leads, by the control plane's own answer.
+  var leader: String? { HTTP.get(controlPort, "/api/health")?.json["leader"]?.string }
+
+  /// Waits until somebody else leads than before.
+  func newLeader(after old: String) async throws {
+    try await eventually("another control plane leads", show: control) {
+      self.leader.flatMap { $0 != old ? () : nil }
+    }
+  }
+
   // MARK: What Redis says
 
   func ask(_ words: String...) throws -> Reply {

@@ -14,6 +14,7 @@ extension EndToEnd {
         let own = try await holder(in: berth)
         let other = own == 0 ? 1 : 0
 
+        let leader = try #require(berth.leader)
         berth.control.signal(SIGKILL)
         berth.replicas[other].signal(SIGKILL)
         #expect(try await berth.control.ended(within: 10) == .killed(SIGKILL))
@@ -22,6 +23,7 @@ extension EndToEnd {
 
         try berth.restartControl()
         try berth.restartReplica(other)
+        try await berth.newLeader(after: leader)
         try await berth.ready()
         try await script.works(rounds: 10)
         #expect(try berth.leases() == 1)
@@ -52,12 +54,11 @@ extension EndToEnd {
       try await Deployment.with { berth in
         try await berth.settles()
         let before = Set(berth.browsers().map(\.pid))
+        let leader = try #require(berth.leader)
         berth.control.signal(SIGKILL)
         #expect(try await berth.control.ended(within: 10) == .killed(SIGKILL))
         try berth.restartControl()
-        try await eventually("the new control plane answers", show: berth.control) {
-          HTTP.get(berth.controlPort, "/api/health")?.status == 200 ? () : nil
-        }
+        try await berth.newLeader(after: leader)
         try await berth.settles()
         #expect(Set(berth.browsers().map(\.pid)) == before, "the same Chromes, none started anew")
       }

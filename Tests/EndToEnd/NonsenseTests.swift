@@ -9,7 +9,7 @@ extension EndToEnd {
         try await berth.settles()
         for (method, path, body, status) in [
           ("POST", "/api/session/create", "{\"pool\": ", 400), ("POST", "/api/session/create", "[]", 400),
-          ("POST", "/api/session/create", #"{"pool": "no-such-pool"}"#, 404),
+          ("POST", "/api/session/create", #"{"pool": "no-such-pool"}"#, 400),
           ("GET", "/api/session/no-such-session", nil, 404), ("DELETE", "/api/session/no-such-session", nil, 404),
           ("POST", "/api/instances/no-such-instance/restart", nil, 404), ("GET", "/api/no-such-thing", nil, 404),
         ] as [(String, String, String?, Int)] {
@@ -31,7 +31,7 @@ extension EndToEnd {
         try await berth.settles()
         let replica = berth.replicas[0]
         for (what, bytes, status) in [
-          ("a garbage request line", #"\x16\x03\x01 hello\r\n\r\n"#, "400"),
+          ("a garbage request line", #"\x01\x02 hello\r\n\r\n"#, "400"),
           ("no HTTP at all", #"EHLO mail.example\r\n\r\n"#, "400"),
           ("a version of the future", #"GET / HTTP/9.9\r\nHost: a\r\n\r\n"#, "505"),
           ("two lengths", #"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"#, "400"),

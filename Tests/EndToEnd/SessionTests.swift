@@ -25,6 +25,17 @@ extension EndToEnd {
       }
     }
 
+    @Test func oneProgramWithThreeBrowsersHasThreeChromes() async throws {
+      try await Deployment.with { berth in
+        let answer = try await Client.playwright(berth.url, "--in-turn", "3", in: berth)
+        let found = answer["found"]?.array ?? []
+        #expect(found.count == 3)
+        for pages in found {
+          #expect(pages.array?.contains { $0.string?.contains("harbour") == true } == false, "the page of another")
+        }
+      }
+    }
+
     @Test func aSessionMadeThroughRESTOutlivesItsSockets() async throws {
       try await Deployment.with { berth in
         let before = Clock.unixMilliseconds

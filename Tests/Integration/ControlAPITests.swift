@@ -10,7 +10,6 @@ import Routing
 import Runtimes
 import State
 import Supervisor
-import Synchronization
 import TestSupport
 import Testing
 
@@ -19,20 +18,16 @@ private final class RunningAPI: Sendable {
   let address: SocketAddress
   private let task: Task<Void, Never>
   private let client: RedisClient
-  /// Tests run at once: each port is tried by one of them.
-  private static let nextPort = Mutex(3_300)
 
   init(_ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200) async throws {
-    let port = Self.nextPort.withLock { next in
-      repeat { next += 1 } while BindProbe.conflict(port: next) != nil
-      return next
-    }
+    let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
     client = try RedisClient(url: bench.redis.unixURL, options: options)
     let logger = Logger(label: "api") { _ in SwiftLogNoOpLogHandler() }
     let handlers = Handlers(
       configuration: APIConfiguration(
-        pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, host: bench.host, id: "me", processID: 7),
+        pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, host: bench.host, id: "me", processID: 7
+      ),
       redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()
     let server = APIServer(handlers, host: "127.0.0.1", port: port, logger: logger) { told.finish() }
@@ -52,7 +47,9 @@ private final class RunningAPI: Sendable {
   }
 
   /// One request on a connection of its own, on a thread that may wait.
-  func ask(_ method: String, _ path: String, body: String? = nil, type: String? = "application/json") async throws -> Reply {
+  func ask(_ method: String, _ path: String, body: String? = nil, type: String? = "application/json") async throws
+    -> Reply
+  {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
       let peer = Peer(connectingTo: address)
@@ -66,7 +63,8 @@ private final class RunningAPI: Sendable {
       return response
     }
     let status = text.head.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
-    return Reply(status: status, head: text.head.lowercased(), json: text.body.isEmpty ? .null : try JSON(parsing: text.body))
+    return Reply(
+      status: status, head: text.head.lowercased(), json: text.body.isEmpty ? .null : try JSON(parsing: text.body))
   }
 }
 
@@ -79,7 +77,8 @@ private final class RunningAPI: Sendable {
     try await bench.settled(1)
 
     let made = try await api.ask(
-      "POST", "/api/session/create", body: #"{"pool":"chrome","timeout":60000,"idleTimeout":30000,"metadata":{"for":"me"}}"#)
+      "POST", "/api/session/create",
+      body: #"{"pool":"chrome","timeout":60000,"idleTimeout":30000,"metadata":{"for":"me"}}"#)
     #expect(made.status == 200)
     let id = try #require(made.json["sessionId"]?.string)
     #expect(id.utf8.count == 36)
@@ -104,9 +103,12 @@ private final class RunningAPI: Sendable {
     #expect(list.count == 1)
     #expect(list.first?.object?.fields.map(\.name) == ["sessionId", "url", "createdAt", "expiresIn"])
     try await bench.settled(2)
+    // A port that another test has just left may be put aside.
+    let figures = try await bench.client.run(bench.ports.figures())
+    #expect(figures.allocated == 2 && figures.free + figures.quarantined == bench.range.count - 2)
     #expect(
       try await api.ask("GET", "/api/sessions/stats").json
-        == ["activeSessions": 1, "maxSessions": 200, "allocatedPorts": 2, "availablePorts": .int(bench.range.count - 2)])
+        == ["activeSessions": 1, "maxSessions": 200, "allocatedPorts": 2, "availablePorts": .int(figures.free)])
     let health = try await api.ask("GET", "/api/health")
     #expect(health.json["status"] == "ok" && health.json["activeSessions"] == 1)
     #expect(health.json["backendInstance"] == "me" && health.json["processId"] == 7)
@@ -235,10 +237,22 @@ private final class RunningAPI: Sendable {
       ("POST", "/api/session/create", #"{"pol":1}"#, "application/json", 400, "unknown field \"pol\""),
       ("POST", "/api/session/create", #"{"pool":"x"}"#, "application/json", 400, "there is no pool \"x\""),
       ("POST", "/api/session/create", #"{"timeout":1}"#, "application/json", 400, "\"timeout\" must be from 1000"),
-      ("POST", "/api/session/create", #"{"timeout":"1s"}"#, "application/json", 400, "\"timeout\" must be a whole number"),
-      ("POST", "/api/session/create", #"{"metadata":{"a":1}}"#, "application/json", 400, "\"metadata.a\" must be a string"),
-      ("POST", "/api/session/create", "a=b", "application/x-www-form-urlencoded", 415, "the body must be application/json"),
-      ("POST", "/api/session/create", String(repeating: " ", count: 65_537), "application/json", 413, "the body is longer"),
+      (
+        "POST", "/api/session/create", #"{"timeout":"1s"}"#, "application/json", 400,
+        "\"timeout\" must be a whole number"
+      ),
+      (
+        "POST", "/api/session/create", #"{"metadata":{"a":1}}"#, "application/json", 400,
+        "\"metadata.a\" must be a string"
+      ),
+      (
+        "POST", "/api/session/create", "a=b", "application/x-www-form-urlencoded", 415,
+        "the body must be application/json"
+      ),
+      (
+        "POST", "/api/session/create", String(repeating: " ", count: 65_537), "application/json", 413,
+        "the body is longer"
+      ),
       ("GET", "/api/session/create", nil, nil, 405, "GET is not for /api/session/create; use POST"),
       ("PUT", "/api/session/abc", nil, nil, 405, "PUT is not for /api/session/abc; use GET or DELETE"),
       ("GET", "/api/session/abc", nil, nil, 404, "there is no session abc"),

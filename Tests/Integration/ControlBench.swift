@@ -23,9 +23,8 @@ final class ControlBench: Sendable {
   init(range: ClosedRange<Int>? = nil) throws {
     redis = try RedisFixture()
     client = try RedisClient(url: redis.unixURL)
-    directory = "/tmp/berth-test-\(Kernel.processID)-control-\(UInt32.random(in: 0...UInt32.max))"
-    let first = Int.random(in: 51_000...51_900)
-    self.range = range ?? first...(first + 99)
+    directory = "/tmp/bt-\(Kernel.processID)-\(String(UInt32.random(in: 0...UInt32.max), radix: 16))"
+    self.range = try range ?? TestPorts.take(20)
   }
   /// What a test that failed has left.
   deinit {
@@ -89,7 +88,9 @@ final class ControlBench: Sendable {
     return try await instances().first { $0.id == record.instance }
   }
 
-  func end(_ id: String) async throws { try await client.run(leases.end(session: id, reason: "test", now: Clock.unixMilliseconds)) }
+  func end(_ id: String) async throws {
+    try await client.run(leases.end(session: id, reason: "test", now: Clock.unixMilliseconds))
+  }
 
   func events() async throws -> [State.Event] { try await client.run(Events(keys: keys).recent(count: 1_000)) }
 

@@ -86,7 +86,8 @@ import Testing
     ended.pidStart = 1
     try await put(ended)
     // A process that no record knows, with a directory.
-    let orphan = try await runtime.launch(LaunchPlan(id: "chrome-orphan", spec: spec, port: try await port("chrome-orphan")))
+    let orphan = try await runtime.launch(
+      LaunchPlan(id: "chrome-orphan", spec: spec, port: try await port("chrome-orphan")))
     try Kernel.makeDirectory(bench.directory + "/instances/chrome-leftover/profile")
     try await bench.client.run(Leadership(keys: bench.keys).resign(id: "dead", fence: fence))
 

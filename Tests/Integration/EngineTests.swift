@@ -72,7 +72,9 @@ import Testing
     let client = engine.connect()
     let body = "5;x=y\r\nhello\r\n0\r\nT: 1\r\n\r\n"
     // Byte by byte, so that every cut is met on a real socket.
-    for byte in Array("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\(body)".utf8) { client.send([byte]) }
+    for byte in Array("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\(body)".utf8) {
+      client.send([byte])
+    }
     let upstream = try #require(instance.accept())
     #expect(upstream.receive(upTo: "\r\n\r\n")?.contains("Transfer-Encoding: chunked\r\n") == true)
     #expect(upstream.receive(count: body.utf8.count) == Array(body.utf8))
@@ -105,7 +107,8 @@ import Testing
 
   private func tunnel(_ engine: TestEngine, _ instance: ScriptedInstance) throws -> (Peer, Peer) {
     let client = engine.connect()
-    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n")
+    client.send(
+      "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n")
     let upstream = try #require(instance.accept())
     let head = try #require(upstream.receive(upTo: "\r\n\r\n"))
     #expect(head.contains("Upgrade: websocket\r\n") && head.contains("Connection: Upgrade\r\n"))
@@ -176,7 +179,8 @@ import Testing
   }
 
   @Test(arguments: [
-    "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+    "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
   ]) func aCutBodyIsNoCleanEnd(_ answer: String) throws {
     let instance = ScriptedInstance()
     let engine = try TestEngine(instances: [instance.address])

@@ -33,8 +33,9 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
     #expect(
       try connection.run(raw("EVAL", "return {1, 'two', {false, {}}, redis.status_reply('FINE')}", "0"))
         == .array([.int(1), .string(Array("two".utf8)), .array([.null, .array([])]), .status("FINE")]))
-    #expect(failure { () throws(RedisError) in try connection.run(raw("INCR", "n", "m")) }?.description
-      == "Redis refused: ERR wrong number of arguments for 'incr' command")
+    #expect(
+      failure { () throws(RedisError) in try connection.run(raw("INCR", "n", "m")) }?.description
+        == "Redis refused: ERR wrong number of arguments for 'incr' command")
     #expect(connection.isOpen)
   }
 
@@ -101,7 +102,9 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
     let redis = try RedisFixture()
     let connection = try redis.connect()
     func answer(_ text: String) -> Command<Reply> {
-      Command(.script(Script(name: "same", source: "return '\(text)'"), keys: [], arguments: [])) { (reply: Reply) in reply }
+      Command(.script(Script(name: "same", source: "return '\(text)'"), keys: [], arguments: [])) { (reply: Reply) in
+        reply
+      }
     }
     #expect(try connection.run(answer("one")).text == "one")
     #expect(try connection.run(answer("two")).text == "two")
@@ -111,7 +114,9 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
   @Test func aScriptThatDoesNotCompileNamesItself() throws {
     let redis = try RedisFixture()
     let connection = try redis.connect()
-    let broken = Command(.script(Script(name: "test.broken", source: "return +"), keys: [], arguments: [])) { (_: Reply) in }
+    let broken = Command(.script(Script(name: "test.broken", source: "return +"), keys: [], arguments: [])) {
+      (_: Reply) in
+    }
     let error = failure { () throws(RedisError) in try connection.run(broken) }
     #expect(error?.description.hasPrefix("Redis refused: script test.broken: ERR Error compiling script") == true)
     #expect(try connection.run(raw("PING")) == .status("PONG"))
@@ -248,8 +253,11 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
     let page = try connection.readStream(key: "s", after: "1-0", count: 1, blockMilliseconds: 10_000)
     #expect(page == [StreamEntry(id: "2-0", fields: ["n": "2", "empty": ""])])
     try redis.command("SET", "text", "x")
-    #expect(failure { () throws(RedisError) in _ = try connection.readStream(key: "text", after: "0", count: 1, blockMilliseconds: 1) }
-      == .server("WRONGTYPE Operation against a key holding the wrong kind of value"))
+    #expect(
+      failure { () throws(RedisError) in
+        _ = try connection.readStream(key: "text", after: "0", count: 1, blockMilliseconds: 1)
+      }
+        == .server("WRONGTYPE Operation against a key holding the wrong kind of value"))
     // It waits longer than a command may take.
     let patient = try redis.connect(RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 200))
     #expect(try patient.readStream(key: "s", after: "3-0", count: 1, blockMilliseconds: 400) == nil)
@@ -294,7 +302,9 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
       #expect(try thread.join() == .interrupted, "\(command)")
       // For good: not even a new connection is made.
       #expect(interrupter.wait(milliseconds: 60_000))
-      #expect(failure { () throws(RedisError) in _ = try RedisConnection(url: redis.unixURL, interrupter: interrupter) } == .interrupted)
+      #expect(
+        failure { () throws(RedisError) in _ = try RedisConnection(url: redis.unixURL, interrupter: interrupter) }
+          == .interrupted)
     }
   }
 

@@ -52,7 +52,8 @@ import Testing
         #expect(!shown.contains("hush") && !shown.contains("me:"), "\(shown)")
       }
     }
-    for wrong in ["redis://me:hush-hush@h:x", "redis://me:hush-hush@h/one", "redis://me:hush-hush%@h", "hush-hush://h"] {
+    for wrong in ["redis://me:hush-hush@h:x", "redis://me:hush-hush@h/one", "redis://me:hush-hush%@h", "hush-hush://h"]
+    {
       #expect {
         try RedisURL(parsing: wrong)
       } throws: { error in

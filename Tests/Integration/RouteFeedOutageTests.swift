@@ -5,15 +5,16 @@ import Redis
 import RouteFeed
 import Routing
 import State
-import Testing
 import TestSupport
+import Testing
 
 @Suite("Route feed: outages")
 struct RouteFeedOutageTests {
   /// Shorter waits than a daemon's, so that the tests need not wait for them.
   static let options = RedisOptions(connectTimeoutMilliseconds: 500, commandTimeoutMilliseconds: 2_000)
 
-  @Test("Redis is killed and comes back empty: nothing live is lost, and only new exclusive slots are refused meanwhile")
+  @Test(
+    "Redis is killed and comes back empty: nothing live is lost, and only new exclusive slots are refused meanwhile")
   func killed() throws {
     let deployment = try FeedDeployment(instances: ["a", "b", "c"])
     let replica = try FeedReplica("r1", url: deployment.redis.unixURL, options: Self.options)
@@ -91,7 +92,9 @@ struct RouteFeedOutageTests {
     #expect(try deployment.view(record.id)?.holders == ["r1"])
   }
 
-  @Test("sessions that ended while a replica was cut off end there too; those it was forgotten for are held again", arguments: [false, true])
+  @Test(
+    "sessions that ended while a replica was cut off end there too; those it was forgotten for are held again",
+    arguments: [false, true])
   func cutOff(trims: Bool) throws {
     let deployment = try FeedDeployment(instances: ["a", "b", "c"])
     let relay = try FeedRelay(deployment.redis)
@@ -139,7 +142,9 @@ struct RouteFeedOutageTests {
     let replica = try FeedReplica("r1", url: relay.url, options: Self.options)
     try replica.routes("a", "b")
     let (stays, goes) = try (replica.worker.granted(replica.acquire()), replica.worker.granted(replica.acquire()))
-    try waitUntil("both are known") { replica.coordinator.counters.sessions == 2 && replica.coordinator.counters.held == 2 }
+    try waitUntil("both are known") {
+      replica.coordinator.counters.sessions == 2 && replica.coordinator.counters.held == 2
+    }
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
     replica.release(goes.id)

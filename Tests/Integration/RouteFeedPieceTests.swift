@@ -5,8 +5,8 @@ import ProxyMachine
 import Redis
 import Routing
 import State
-import Testing
 import TestSupport
+import Testing
 
 @testable import RouteFeed
 
@@ -197,7 +197,8 @@ struct RouteFeedPieceTests {
 
   @Test("a file that is not there is named")
   func missing() {
-    #expect { try FileCoordinator(path: "/nonexistent/routes.json") }
-      throws: { "\($0)" == "/nonexistent/routes.json: No such file or directory" }
+    #expect { try FileCoordinator(path: "/nonexistent/routes.json") } throws: {
+      "\($0)" == "/nonexistent/routes.json: No such file or directory"
+    }
   }
 }

@@ -4,15 +4,17 @@ import Redis
 import RouteFeed
 import Routing
 import State
-import Testing
 import TestSupport
+import Testing
 
 @Suite("Route feed: slots")
 struct RouteFeedSlotTests {
   @Test("records become tables at every worker, and follow every change")
   func tables() throws {
     let deployment = try FeedDeployment(instances: ["a", "b"])
-    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.tcpURL))
+    let (one, two) = try (
+      FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.tcpURL)
+    )
     for replica in [one, two] {
       try replica.routes("a", "b")
       #expect(replica.worker.table?.pools["chrome"] == World.pool())
@@ -75,7 +77,9 @@ struct RouteFeedSlotTests {
   func order() throws {
     let deployment = try FeedDeployment()
     // They never ask again by themselves: it is the doorbell that brings the slot.
-    let replicas = try ["r1", "r2"].map { try FeedReplica($0, url: deployment.redis.unixURL, retryMilliseconds: 3_600_000) }
+    let replicas = try ["r1", "r2"].map {
+      try FeedReplica($0, url: deployment.redis.unixURL, retryMilliseconds: 3_600_000)
+    }
     for replica in replicas { try replica.routes("a") }
     var holder = (replicas[0], try replicas[0].worker.granted(replicas[0].acquire()).id)
     var queue: [(replica: FeedReplica, ticket: UInt64)] = []
@@ -151,7 +155,9 @@ struct RouteFeedSlotTests {
   @Test("requests and their cancels in any interleaving leave nothing behind")
   func cancelStorm() throws {
     let deployment = try FeedDeployment(instances: ["a", "b", "c"])
-    let replicas = try [FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL)]
+    let replicas = try [
+      FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL),
+    ]
     for replica in replicas { try replica.routes("a", "b", "c") }
     var random = SplitMix64(seed: SplitMix64.printedSeed(for: "cancelStorm"))
     for _ in 0..<200 {
@@ -181,7 +187,9 @@ struct RouteFeedSlotTests {
   @Test("a WebSocket takes over what a discovery at another replica reserved")
   func claims() throws {
     let deployment = try FeedDeployment(pools: [World.pool(slots: 2)])
-    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
+    let (one, two) = try (
+      FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL)
+    )
     for replica in [one, two] { try replica.routes("a") }
     let reserved = try one.worker.granted(one.acquire(reserve: true))
     let claimed = try two.worker.granted(two.ask(.claim(browser: "guid-a")))
@@ -199,7 +207,9 @@ struct RouteFeedSlotTests {
   @Test("a session is let go of with its last socket here, not before, and stays where others hold it")
   func sockets() throws {
     let deployment = try FeedDeployment()
-    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
+    let (one, two) = try (
+      FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL)
+    )
     for replica in [one, two] { try replica.routes("a") }
     try deployment.createSession("rest-1")
     // Known or not yet: the first look asks Redis.
@@ -244,7 +254,9 @@ struct RouteFeedSlotTests {
   @Test("a target that a discovery named leads to its session at any replica")
   func targets() throws {
     let deployment = try FeedDeployment()
-    let (one, two) = try (FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL))
+    let (one, two) = try (
+      FeedReplica("r1", url: deployment.redis.unixURL), FeedReplica("r2", url: deployment.redis.unixURL)
+    )
     for replica in [one, two] { try replica.routes("a") }
     let record = try one.worker.granted(one.acquire())
     one.coordinator.notify(.targets(["T1", "T2"], session: record.id))
@@ -299,13 +311,15 @@ struct RouteFeedSlotTests {
     let waiting = replica.acquire()
     try waitUntil("it waits") { try deployment.figures().waiting == 1 }
     func believedUntil() throws -> Int {
-      let reply = try deployment.redis.command("ZRANGE", deployment.keys.waitingExpiry(pool: "chrome"), "0", "0", "WITHSCORES")
+      let reply = try deployment.redis.command(
+        "ZRANGE", deployment.keys.waitingExpiry(pool: "chrome"), "0", "0", "WITHSCORES")
       return try reply.pairs(of: "ZRANGE")[0].value.int(of: "ZRANGE")
     }
     let before = try believedUntil()
     try waitUntil("it has shown that it lives") { try believedUntil() > before }
     // A slot that becomes free without a sound.
-    try deployment.redis.command("DEL", deployment.keys.lease(session: held.id), deployment.keys.instanceSessions(instance: "a"))
+    try deployment.redis.command(
+      "DEL", deployment.keys.lease(session: held.id), deployment.keys.instanceSessions(instance: "a"))
     try deployment.redis.command("ZADD", deployment.keys.slots(pool: "chrome"), "1", "a")
     #expect(try replica.worker.granted(waiting).instance == "a")
   }
@@ -318,7 +332,9 @@ struct RouteFeedSlotTests {
     try deployment.createSession("rest-1")
     _ = try replica.worker.granted(replica.ask(.attach(session: "rest-1")))
     let replicas = Replicas(keys: deployment.keys)
-    try waitUntil("it beats") { try deployment.run(replicas.list()).map(\.id) == ["r1"] && replica.coordinator.counters.held == 1 }
+    try waitUntil("it beats") {
+      try deployment.run(replicas.list()).map(\.id) == ["r1"] && replica.coordinator.counters.held == 1
+    }
     let forgotten = try deployment.run(replicas.forget(id: "r1", now: deployment.now))
     #expect(forgotten == ["rest-1"])
     try waitUntil("it holds it again") { try deployment.view("rest-1")?.holders == ["r1"] }

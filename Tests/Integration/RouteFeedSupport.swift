@@ -21,7 +21,9 @@ final class FeedWorker: WorkerInbox {
   }
   private let state = Mutex(State())
 
-  func deliver(_ answer: SlotAnswer, ticket: UInt64) { state.withLock { $0.answers[ticket, default: []].append(answer) } }
+  func deliver(_ answer: SlotAnswer, ticket: UInt64) {
+    state.withLock { $0.answers[ticket, default: []].append(answer) }
+  }
   func end(session: String, reason: String) { state.withLock { $0.ends.append((session, reason)) } }
   func replace(table: RoutingTable) {
     state.withLock {
@@ -126,7 +128,8 @@ final class FeedDeployment {
     try run(registry.declare(pools: pools, routes: routes, fence: fence, now: now))
   }
   func put(_ id: String, slots: Int = 1, pool: String = "chrome") throws {
-    let record = InstanceRecord(id: id, pool: pool, host: "127.0.0.1", port: 50_000, slots: slots, browser: "guid-\(id)")
+    let record = InstanceRecord(
+      id: id, pool: pool, host: "127.0.0.1", port: 50_000, slots: slots, browser: "guid-\(id)")
     try run(registry.put(instance: record, fence: fence, now: now))
   }
   func remove(_ id: String) throws { try run(registry.remove(instance: id, reason: "test", fence: fence, now: now)) }

@@ -5,9 +5,11 @@ import Testing
 
 @Suite struct RuntimeParsingTests {
   @Test func aProcessNameMayContainAnything() throws {
-    let line = "4711 (a) b (c) 1 2) S 1 4700 4699 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 123456 8 9 18446744073709551615\n"
+    let line =
+      "4711 (a) b (c) 1 2) S 1 4700 4699 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 123456 8 9 18446744073709551615\n"
     let entry = try #require(ProcessEntry(stat: Array(line.utf8)))
-    #expect(entry.pid == 4711 && entry.state == "S" && entry.parent == 1 && entry.group == 4700 && entry.session == 4699)
+    #expect(
+      entry.pid == 4711 && entry.state == "S" && entry.parent == 1 && entry.group == 4700 && entry.session == 4699)
     #expect(entry.ticks == 57 && entry.start == 123_456)
     #expect(ProcessEntry(stat: Array("4711 (sh) S 1 2 3".utf8)) == nil)
     #expect(ProcessEntry(stat: []) == nil)
@@ -58,7 +60,7 @@ import Testing
   @Test func aPortIsTakenOnAnyAddress() async throws {
     let bench = try RuntimeBench("bind")
     for address in ["0.0.0.0", "127.0.0.1", "::1", "::"] {
-      let port = unusedPort()
+      let port = try unusedPort()
       let squatter = try await bench.launch(
         "squatter", shellPool("exec python3 -m http.server {port} --bind \(address)"), port: port)
       try await eventually("\(address):\(port) is taken") { BindProbe.conflict(port: port) != nil }

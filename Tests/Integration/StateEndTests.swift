@@ -19,7 +19,8 @@ import Testing
     #expect(try world.acquire("waits", queue: true) == .queued(position: 1))
     try world.connection.run(world.targets.remember(target: "t-1", session: "ended", ttlMilliseconds: 600_000))
     try world.connection.run(world.targets.remember(target: "t-2", session: "removed", ttlMilliseconds: 600_000))
-    try world.connection.run(world.replicas.beat(id: "r-1", figures: ["clients": "2"], touched: ["ended"], now: world.now))
+    try world.connection.run(
+      world.replicas.beat(id: "r-1", figures: ["clients": "2"], touched: ["ended"], now: world.now))
     #expect(
       try world.remains() == [
         "berth:counters:c-1 (hash)", "berth:instance:c-1:sessions (zset)", "berth:instances (hash)",

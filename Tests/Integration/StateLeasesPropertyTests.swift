@@ -113,7 +113,8 @@ import Testing
       let session = held.randomElement(using: &random) ?? "\(replica)-none"
       // Who waits asks again and again; a dead waiter would hold up everybody for five seconds.
       if let record = waiting, Int.random(in: 0..<3, using: &random) > 0 {
-        let grant = try run(leases.acquire(record, holder: replica, reserveMilliseconds: nil, queue: true, now: book.tick()))
+        let grant = try run(
+          leases.acquire(record, holder: replica, reserveMilliseconds: nil, queue: true, now: book.tick()))
         if case .queued = grant {} else { waiting = nil }
         take(grant)
       }
@@ -148,7 +149,9 @@ import Testing
         }
         waiting = nil
       default:
-        _ = try run(Replicas(keys: keys).beat(id: replica, figures: ["step": "\(step)"], touched: held.suffix(2), now: book.tick()))
+        _ = try run(
+          Replicas(keys: keys).beat(
+            id: replica, figures: ["step": "\(step)"], touched: held.suffix(2), now: book.tick()))
       }
     }
   }
@@ -259,7 +262,9 @@ import Testing
       return problems
       """#
     while !(book.done.withLock { $0 }) {
-      for problem in try connection.run(raw("EVAL", look, "0", keys.prefix)).strings(of: "look") { book.complain(problem) }
+      for problem in try connection.run(raw("EVAL", look, "0", keys.prefix)).strings(of: "look") {
+        book.complain(problem)
+      }
     }
   }
 

@@ -14,7 +14,8 @@ import Testing
   private let site = RouteRecord(id: "site", host: "example.com", path: "/a", pool: "web", strategy: .random)
 
   private func changes(_ world: World, after: String, limit: Int = 1_000) throws -> [Change] {
-    guard case .changes(let changes) = try world.connection.run(world.registry.changes(after: after, limit: limit)) else {
+    guard case .changes(let changes) = try world.connection.run(world.registry.changes(after: after, limit: limit))
+    else {
       throw FixtureError("changes after \(after) are lost")
     }
     return changes
@@ -86,7 +87,8 @@ import Testing
     let world = try World()
     try world.put(world.instance("c-1"))
     _ = try world.acquire("s-1")
-    try world.redis.command("HSET", world.keys.instances, "newer", #"{"pool":"chrome","host":"h","port":1,"colour":"red"}"#)
+    try world.redis.command(
+      "HSET", world.keys.instances, "newer", #"{"pool":"chrome","host":"h","port":1,"colour":"red"}"#)
     try world.redis.command("HSET", world.keys.pools, "broken", "{")
     let snapshot = try world.connection.run(world.registry.snapshot())
     #expect(snapshot.instances.map(\.id) == ["c-1"])
@@ -162,7 +164,8 @@ import Testing
     #expect(try campaign("control-1") == world.fence)
     #expect(try campaign("control-2") == nil)
     #expect(try world.connection.run(world.leadership.current()) == Leader(id: "control-1", token: 1))
-    #expect(try world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 60_000)))
+    #expect(
+      try world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 60_000)))
     let other = Fence(token: 1, id: "control-2")
     #expect(try !world.connection.run(world.leadership.renew(id: "control-2", fence: other, ttlMilliseconds: 60_000)))
     try world.connection.run(world.leadership.resign(id: "control-2", fence: other))
@@ -170,7 +173,8 @@ import Testing
 
     try world.connection.run(world.leadership.resign(id: "control-1", fence: world.fence))
     #expect(try world.connection.run(world.leadership.current()) == nil)
-    #expect(try !world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 60_000)))
+    #expect(
+      try !world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 60_000)))
     #expect(try campaign("with:colon") == Fence(token: 2, id: "with:colon"))
     #expect(try campaign("with:colon") == Fence(token: 2, id: "with:colon"))
     #expect(try world.connection.run(world.leadership.current()) == Leader(id: "with:colon", token: 2))
@@ -179,7 +183,9 @@ import Testing
   @Test func aLeaseEndsByItselfAndARenewalKeepsIt() throws {
     let world = try World()
     func life() throws -> Int { try world.redis.command("PTTL", world.keys.leader).int(of: "PTTL") }
-    #expect(try world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 90_000_000)))
+    #expect(
+      try world.connection.run(world.leadership.renew(id: "control-1", fence: world.fence, ttlMilliseconds: 90_000_000))
+    )
     #expect(try life() > 80_000_000)
     #expect(try world.connection.run(world.leadership.campaign(id: "control-1", ttlMilliseconds: 20)) == world.fence)
     try waitUntil("the standby leads") {
@@ -192,7 +198,9 @@ import Testing
     let world = try World()
     try world.put(world.instance("c-1"))
     func refused(_ fence: Fence) throws {
-      let before = try (world.redis.command("HGETALL", world.keys.instances), world.redis.command("XLEN", world.keys.changes))
+      let before = try (
+        world.redis.command("HGETALL", world.keys.instances), world.redis.command("XLEN", world.keys.changes)
+      )
       for command in [
         world.registry.declare(pools: [], routes: [], fence: fence, now: world.now),
         world.registry.put(instance: world.instance("c-2"), fence: fence, now: world.now),
@@ -202,7 +210,9 @@ import Testing
         #expect(error?.isFenced == true, "\(String(describing: error))")
         #expect(error?.description.contains("leads now, not \(fence.token):\(fence.id); nothing was written") == true)
       }
-      let after = try (world.redis.command("HGETALL", world.keys.instances), world.redis.command("XLEN", world.keys.changes))
+      let after = try (
+        world.redis.command("HGETALL", world.keys.instances), world.redis.command("XLEN", world.keys.changes)
+      )
       #expect(before == after)
       #expect(try world.connection.run(world.registry.snapshot()).pools.count == 1)
     }

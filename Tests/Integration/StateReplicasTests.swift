@@ -6,7 +6,9 @@ import TestSupport
 import Testing
 
 @Suite struct StateReplicasTests {
-  private func beat(_ world: World, _ id: String, figures: [String: String] = [:], touched: [String] = []) throws -> Bool {
+  private func beat(_ world: World, _ id: String, figures: [String: String] = [:], touched: [String] = []) throws
+    -> Bool
+  {
     try world.connection.run(world.replicas.beat(id: id, figures: figures, touched: touched, now: world.now))
   }
 
@@ -20,7 +22,8 @@ import Testing
     #expect(try beat(world, "r-2", figures: ["clients": "8"]))
     // A beat that was sent again after a lost answer gives the same answer.
     #expect(try !beat(world, "r-1"))
-    #expect(try list(world) == [ReplicaBeat(id: "r-1", lastBeat: world.now), ReplicaBeat(id: "r-2", lastBeat: world.now)])
+    #expect(
+      try list(world) == [ReplicaBeat(id: "r-1", lastBeat: world.now), ReplicaBeat(id: "r-2", lastBeat: world.now)])
     let figures = try world.connection.run(world.replicas.figures(id: "r-2"))
     #expect(figures == ["clients": "8", "at": "\(world.now)", "since": "\(world.now - 1_000)"])
   }
@@ -55,7 +58,8 @@ import Testing
     _ = try beat(world, "r-2")
 
     // It has beaten after the leader looked: nothing happens.
-    #expect(try world.connection.run(world.replicas.forget(id: "r-1", ifSilentSince: lastBeat - 1, now: world.now)) == [])
+    #expect(
+      try world.connection.run(world.replicas.forget(id: "r-1", ifSilentSince: lastBeat - 1, now: world.now)) == [])
     #expect(try world.view("strict") != nil)
 
     let lost = try world.connection.run(world.replicas.forget(id: "r-1", ifSilentSince: lastBeat, now: world.now))

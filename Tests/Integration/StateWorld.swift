@@ -57,7 +57,8 @@ final class World {
   ) -> InstanceRecord {
     InstanceRecord(
       id: id, pool: pool, host: "127.0.0.1", port: port, generation: generation, state: state,
-      slots: pools[pool]?.slots ?? 1, startedAt: now, browser: "guid-\(id)", pid: 4_711, pidStart: 99, labels: ["a/b": "c"])
+      slots: pools[pool]?.slots ?? 1, startedAt: now, browser: "guid-\(id)", pid: 4_711, pidStart: 99,
+      labels: ["a/b": "c"])
   }
 
   func put(_ instance: InstanceRecord, reason: String? = nil) throws {

@@ -15,30 +15,37 @@ struct TLSCertificateTests {
     #expect(text.contains("DNS:localhost, IP Address:127.0.0.1, IP Address:0:0:0:0:0:0:0:1"))
     #expect(text.contains("NIST CURVE: P-256"))
     #expect(text.contains("TLS Web Server Authentication"))
-    #expect(try openssl(["verify", "-CAfile", files.certificate, "-verify_hostname", "localhost", files.certificate]).status == 0)
+    #expect(
+      try openssl(["verify", "-CAfile", files.certificate, "-verify_hostname", "localhost", files.certificate]).status
+        == 0)
     #expect(try openssl(["verify", "-CAfile", files.certificate, "-verify_ip", "::1", files.certificate]).status == 0)
-    #expect(try openssl(["verify", "-CAfile", files.certificate, "-verify_hostname", "other", files.certificate]).status != 0)
+    #expect(
+      try openssl(["verify", "-CAfile", files.certificate, "-verify_hostname", "other", files.certificate]).status != 0)
     let mode = try FileManager.default.attributesOfItem(atPath: files.key)[.posixPermissions] as? Int
     #expect(mode == 0o600)
     // Nothing is left beside them, and a second one replaces the first.
     let before = try String(contentsOfFile: files.certificate, encoding: .utf8)
     _ = try folder.certificate()
     #expect(try String(contentsOfFile: files.certificate, encoding: .utf8) != before)
-    #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted() == ["certificate.pem", "key.pem"])
+    #expect(
+      try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted() == ["certificate.pem", "key.pem"])
   }
 
-  @Test("a name that could change the certificate's extensions is refused", arguments: ["", "a,IP:1.2.3.4", "a b", "é"])
+  @Test(
+    "a name that could change the certificate's extensions is refused", arguments: ["", "a,IP:1.2.3.4", "a b", "é"])
   func names(name: String) throws {
     let folder = try TLSFolder()
-    #expect { try DevelopmentCertificate.write(certificateFile: folder.file("c"), keyFile: folder.file("k"), names: [name]) }
-      throws: { ($0 as? TLSError)?.description.contains("cannot be the name") == true }
+    #expect {
+      try DevelopmentCertificate.write(certificateFile: folder.file("c"), keyFile: folder.file("k"), names: [name])
+    } throws: { ($0 as? TLSError)?.description.contains("cannot be the name") == true }
     #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).isEmpty)
   }
 
   @Test("a folder that is not there is named")
   func noFolder() throws {
-    #expect { try DevelopmentCertificate.write(certificateFile: "/nonexistent/c.pem", keyFile: "/nonexistent/k.pem") }
-      throws: { "\($0)" == "cannot write /nonexistent/k.pem: No such file or directory" }
+    #expect {
+      try DevelopmentCertificate.write(certificateFile: "/nonexistent/c.pem", keyFile: "/nonexistent/k.pem")
+    } throws: { "\($0)" == "cannot write /nonexistent/k.pem: No such file or directory" }
   }
 
   @Test("a file that cannot be used is named, with the cause")
@@ -67,11 +74,17 @@ struct TLSCertificateTests {
     #expect(message(empty, files.key) == "certificate file \(empty): there is no PEM certificate in it")
     #expect(message(files.key, files.key) == "certificate file \(files.key): there is no PEM certificate in it")
     #expect(message(files.certificate, empty) == "key file \(empty): there is no PEM private key in it")
-    #expect(message(files.certificate, files.certificate) == "key file \(files.certificate): there is no PEM private key in it")
+    #expect(
+      message(files.certificate, files.certificate)
+        == "key file \(files.certificate): there is no PEM private key in it")
     for wrong in [other.1, rsa] {
-      #expect(message(files.certificate, wrong) == "key file \(wrong): this key does not belong to the certificate in \(files.certificate)")
+      #expect(
+        message(files.certificate, wrong)
+          == "key file \(wrong): this key does not belong to the certificate in \(files.certificate)")
     }
-    #expect(message(files.certificate, locked) == "key file \(locked): it is encrypted, a key without a pass phrase is needed")
+    #expect(
+      message(files.certificate, locked) == "key file \(locked): it is encrypted, a key without a pass phrase is needed"
+    )
   }
 
   /// Serves one connection of the `openssl` command until the peer ends; with an answer, until the first line came.

@@ -40,7 +40,10 @@ struct TLSClientTests {
   @Test("an unknown certificate or another name is refused, and the error says which")
   func untrusted() throws {
     let folder = try TLSFolder()
-    for (name, caFile) in [("localhost", nil), ("example.org", folder.file("certificate.pem")), ("127.0.0.2", folder.file("certificate.pem"))] {
+    for (name, caFile) in [
+      ("localhost", nil), ("example.org", folder.file("certificate.pem")),
+      ("127.0.0.2", folder.file("certificate.pem")),
+    ] {
       let (fileDescriptor, done) = try server(folder)
       do {
         _ = try TLSClientStream(
@@ -62,7 +65,8 @@ struct TLSClientTests {
     let folder = try TLSFolder()
     let missing = folder.file("missing.pem")
     #expect {
-      try TLSClientStream(fileDescriptor: -1, serverName: "localhost", caFile: missing, verify: true, timeoutMilliseconds: 1)
+      try TLSClientStream(
+        fileDescriptor: -1, serverName: "localhost", caFile: missing, verify: true, timeoutMilliseconds: 1)
     } throws: { ($0 as? TLSError)?.kind == .file && "\($0)".contains(missing) }
   }
 
@@ -107,7 +111,9 @@ struct TLSClientTests {
     var waits = 0
     while sent < bytes.count {
       do {
-        sent += try unsafe bytes.withUnsafeBytes { unsafe try stream.write(UnsafeRawBufferPointer(rebasing: $0[sent...])) }
+        sent += try unsafe bytes.withUnsafeBytes {
+          unsafe try stream.write(UnsafeRawBufferPointer(rebasing: $0[sent...]))
+        }
       } catch {
         #expect((error as? TLSError)?.kind == .timedOut)
         if waits == 0 { go.signal() }
@@ -128,7 +134,8 @@ struct TLSClientTests {
     try stream.writeAll([1, 2, 3])
     #expect(try stream.readAll(4) == [3, 2, 1])
     #expect(try done.value() == "served")
-    #expect { for _ in 0..<100 { try stream.writeAll(tlsPattern(100_000, seed: 7)) } }
-      throws: { ($0 as? TLSError)?.kind == .connection && "\($0)".contains("Broken pipe") }
+    #expect { for _ in 0..<100 { try stream.writeAll(tlsPattern(100_000, seed: 7)) } } throws: {
+      ($0 as? TLSError)?.kind == .connection && "\($0)".contains("Broken pipe")
+    }
   }
 }

@@ -76,7 +76,8 @@ struct TLSServerTests {
     #expect(try client.value() == "TLSv1.3")
   }
 
-  @Test("bulk arrives whole both ways, through outputs of any size", arguments: [129, 150, 1_000, 16_384, 20_000, 1 << 20])
+  @Test(
+    "bulk arrives whole both ways, through outputs of any size", arguments: [129, 150, 1_000, 16_384, 20_000, 1 << 20])
   func bulk(capacity: Int) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
@@ -231,7 +232,10 @@ struct TLSServerTests {
 
   @Test(
     "plain HTTP on the TLS port is told from other nonsense, and gets no TLS alert",
-    arguments: ["GET / HTTP/1.1\r\n\r\n", "DELETE /x HTTP/1.1\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n", "OPTIONS * HTTP/1.1\r\n\r\n"])
+    arguments: [
+      "GET / HTTP/1.1\r\n\r\n", "DELETE /x HTTP/1.1\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n",
+      "OPTIONS * HTTP/1.1\r\n\r\n",
+    ])
   func plainHTTP(request: String) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
@@ -313,7 +317,9 @@ struct TLSServerTests {
         try stream.writeAll([name])
         return try stream.readAll(1)
       }
-      guard let connection = TLSServerConnection(context: context, window: window) else { throw TLSTestFailure("no memory") }
+      guard let connection = TLSServerConnection(context: context, window: window) else {
+        throw TLSTestFailure("no memory")
+      }
       peers.append((near, connection, client))
     }
     var states = [0, 0, 0, 0]

@@ -19,7 +19,9 @@ final class TLSPeerThread<Value: Sendable>: @unchecked Sendable {
 
   /// Waits; a thread that never ends is a failure after a minute, not a hanging run.
   func value() throws -> Value {
-    guard done.wait(timeout: .now() + 60) == .success, let result else { throw TLSTestFailure("the other side never ended") }
+    guard done.wait(timeout: .now() + 60) == .success, let result else {
+      throw TLSTestFailure("the other side never ended")
+    }
     return try result.get()
   }
 }
@@ -32,7 +34,9 @@ struct TLSTestFailure: Error, CustomStringConvertible {
 /// A connected pair of stream sockets whose blocking calls give up after a minute.
 func tlsSocketPair() throws -> (Int32, Int32) {
   var ends: [Int32] = [-1, -1]
-  guard unsafe socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0 else { throw TLSTestFailure("socketpair") }
+  guard unsafe socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0 else {
+    throw TLSTestFailure("socketpair")
+  }
   for end in ends { tlsBound(end) }
   return (ends[0], ends[1])
 }
@@ -179,7 +183,8 @@ func tlsPattern(_ count: Int, seed: UInt64) -> [UInt8] {
     carried = Array(bytes[window.inputConsumed...])
     var sent = occupied
     while sent < window.outputCount {
-      let count = unsafe send(fileDescriptor, output.baseAddress! + sent, window.outputCount - sent, Int32(MSG_NOSIGNAL))
+      let count = unsafe send(
+        fileDescriptor, output.baseAddress! + sent, window.outputCount - sent, Int32(MSG_NOSIGNAL))
       guard count > 0 else { throw TLSTestFailure("the peer does not take bytes: errno \(errno)") }
       sent += count
     }
@@ -278,7 +283,9 @@ extension TLSClientStream {
     var bytes = [UInt8](repeating: 0, count: count)
     var got = 0
     while got < count {
-      let piece = try unsafe bytes.withUnsafeMutableBytes { unsafe try read(into: UnsafeMutableRawBufferPointer(rebasing: $0[got...])) }
+      let piece = try unsafe bytes.withUnsafeMutableBytes {
+        unsafe try read(into: UnsafeMutableRawBufferPointer(rebasing: $0[got...]))
+      }
       if piece == 0 { break }
       got += piece
     }

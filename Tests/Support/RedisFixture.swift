@@ -14,10 +14,9 @@ package struct FixtureError: Error, CustomStringConvertible {
 /// dies: a shell stands above it and waits for the end of its standard input.
 package final class RedisFixture: Sendable {
   package let directory: String
-  package let port: Int
-  /// The TLS port; nil without certificate.
-  package let tlsPort: Int?
   private let arguments: [String]
+  private let hasTLS: Bool
+  private let ports: Mutex<(tcp: Int, tls: Int)>
 
   private struct Running {
     let shell: pid_t
@@ -34,20 +33,24 @@ package final class RedisFixture: Sendable {
       throw FixtureError("no directory for redis-server: \(unsafe String(cString: strerror(errno)))")
     }
     directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    port = try Self.freePort()
-    var arguments = arguments
-    if let certificateFile, let keyFile {
-      let tlsPort = try Self.freePort()
-      arguments += [
-        "--tls-port", String(tlsPort), "--tls-cert-file", certificateFile, "--tls-key-file", keyFile,
-        "--tls-auth-clients", "no",
-      ]
-      self.tlsPort = tlsPort
-    } else {
-      tlsPort = nil
+    hasTLS = certificateFile != nil
+    self.arguments =
+      if let certificateFile, let keyFile {
+        arguments + ["--tls-cert-file", certificateFile, "--tls-key-file", keyFile, "--tls-auth-clients", "no"]
+      } else {
+        arguments
+      }
+    ports = Mutex((try Self.freePort(), try Self.freePort()))
+    // A port that was free may be somebody else's when redis-server binds it.
+    for attempt in 1... {
+      do {
+        try start()
+        return
+      } catch {
+        guard attempt < 5, "\(error)".contains("Address already in use") else { throw error }
+        ports.withLock { $0 = (Self.randomPort(), Self.randomPort()) }
+      }
     }
-    self.arguments = arguments
-    try start()
   }
 
   deinit {
@@ -56,6 +59,10 @@ package final class RedisFixture: Sendable {
     for name in ["log", "pid", "socket"] { unsafe unlink(directory + "/" + name) }
     unsafe rmdir(directory)
   }
+
+  package var port: Int { ports.withLock { $0.tcp } }
+  /// The TLS port; nil without certificate.
+  package var tlsPort: Int? { hasTLS ? ports.withLock { $0.tls } : nil }
 
   package var unixURL: RedisURL { url("unix:\(directory)/socket") }
   package var tcpURL: RedisURL { url("redis://127.0.0.1:\(port)") }
@@ -77,7 +84,7 @@ package final class RedisFixture: Sendable {
       [
         "redis-server", "--port", String(port), "--bind", "127.0.0.1", "--unixsocket", directory + "/socket",
         "--save", "", "--appendonly", "no", "--dir", directory, "--daemonize", "no",
-      ] + arguments
+      ] + (tlsPort.map { ["--tls-port", String($0)] } ?? []) + arguments
     let script = #"""
       directory=$1
       shift
@@ -101,12 +108,16 @@ package final class RedisFixture: Sendable {
     var server: pid_t = 0
     do {
       try waitUntil("redis-server writes its pid") {
-        guard let text = readFile(self.directory + "/pid"), let pid = pid_t(text.filter(\.isNumber)) else { return false }
+        guard let text = readFile(self.directory + "/pid"), let pid = pid_t(text.filter(\.isNumber)) else {
+          return false
+        }
         server = pid
         return true
       }
       running.withLock { $0 = Running(shell: shell, lifeline: lifeline, server: server) }
       try waitUntil("redis-server listens") {
+        // The shell has not waited for it yet: a server that gave up is a zombie.
+        if readFile("/proc/\(server)/stat")?.contains(") Z ") != false { throw FixtureError("it ended at once") }
         do throws(RedisError) {
           _ = try RedisConnection(url: self.unixURL)
           return true
@@ -116,8 +127,9 @@ package final class RedisFixture: Sendable {
         }
       }
     } catch {
-      if running.withLock({ $0 == nil }) { close(lifeline) }
-      throw FixtureError("redis-server did not start: \(error); its log: \(readFile(directory + "/log") ?? "none")")
+      let log = readFile(directory + "/log") ?? "none"
+      if running.withLock({ $0 == nil }) { close(lifeline) } else { end(force: true) }
+      throw FixtureError("redis-server did not start: \(error); its log: \(log)")
     }
   }
 
@@ -148,7 +160,9 @@ package final class RedisFixture: Sendable {
     if force { _ = Glibc.kill(old.server, SIGKILL) }
     if keepingDirectory {
       // A line says that the directory is still wanted.
-      _ = unsafe "k\n".utf8CString.withUnsafeBytes { unsafe send(old.lifeline, $0.baseAddress!, 2, Int32(MSG_NOSIGNAL)) }
+      _ = unsafe "k\n".utf8CString.withUnsafeBytes {
+        unsafe send(old.lifeline, $0.baseAddress!, 2, Int32(MSG_NOSIGNAL))
+      }
     }
     close(old.lifeline)
     var status: Int32 = 0
@@ -186,20 +200,26 @@ package final class RedisFixture: Sendable {
     try connect().run(Command(.words(words)) { $0 })
   }
 
+  /// Below the range that the kernel takes for outgoing connections, which come and go all the time.
+  private static func randomPort() -> Int { Int.random(in: 15_000..<32_000) }
+
   private static func freePort() throws -> Int {
-    let socket = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(socket) }
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let result = unsafe withUnsafeMutablePointer(to: &address) { address in
-      unsafe address.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
-        unsafe bind(socket, address, length) == 0 && getsockname(socket, address, &length) == 0
+    for _ in 0..<100 {
+      let port = randomPort()
+      let socket = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+      defer { close(socket) }
+      var address = sockaddr_in()
+      address.sin_family = sa_family_t(AF_INET)
+      address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+      address.sin_port = UInt16(port).bigEndian
+      let free = unsafe withUnsafePointer(to: &address) { address in
+        unsafe address.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+          unsafe bind(socket, address, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+        }
       }
+      if free { return port }
     }
-    guard result else { throw FixtureError("no free port: \(unsafe String(cString: strerror(errno)))") }
-    return Int(UInt16(bigEndian: address.sin_port))
+    throw FixtureError("no free port among a hundred")
   }
 }
 

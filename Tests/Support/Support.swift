@@ -15,7 +15,9 @@ package func waitUntil(
 ) throws {
   let start = ContinuousClock.now
   while try !condition() {
-    if ContinuousClock.now - start > .milliseconds(bound) { throw WaitError(description: "\(what): not within \(bound) ms") }
+    if ContinuousClock.now - start > .milliseconds(bound) {
+      throw WaitError(description: "\(what): not within \(bound) ms")
+    }
     usleep(2_000)
   }
 }
@@ -26,7 +28,9 @@ package func waitUntil(
 ) async throws {
   let start = ContinuousClock.now
   while try await !condition() {
-    if ContinuousClock.now - start > .milliseconds(bound) { throw WaitError(description: "\(what): not within \(bound) ms") }
+    if ContinuousClock.now - start > .milliseconds(bound) {
+      throw WaitError(description: "\(what): not within \(bound) ms")
+    }
     try await Task.sleep(for: .milliseconds(2))
   }
 }

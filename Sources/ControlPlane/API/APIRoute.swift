@@ -55,7 +55,8 @@ package enum APIRoute: Sendable, Equatable {
       switch (words[1], words[2]) {
       case ("session", "create"): methods = [("POST", .createSession)]
       case ("sessions", "stats"): methods = [("GET", .sessionStats)]
-      case ("session", let id) where isID(id): methods = [("GET", .session(String(id))), ("DELETE", .endSession(String(id)))]
+      case ("session", let id) where isID(id):
+        methods = [("GET", .session(String(id))), ("DELETE", .endSession(String(id)))]
       case ("instances", let id) where isID(id):
         methods = [("GET", .instance(String(id))), ("DELETE", .stopInstance(String(id)))]
       default: break

@@ -35,7 +35,9 @@ extension Handlers {
       }
       spec = found
     } else {
-      guard let found = configuration.defaultPool else { throw Refusal(400, "no pool has sessions; there are \(known)") }
+      guard let found = configuration.defaultPool else {
+        throw Refusal(400, "no pool has sessions; there are \(known)")
+      }
       spec = found
     }
     let limits: SessionLimits.Resolved
@@ -59,7 +61,8 @@ extension Handlers {
       return String(repeating: "0", count: 16 - digits.count) + digits
     }
     let text = Array(hex(high) + hex(low))
-    return [text[0..<8], text[8..<12], text[12..<16], text[16..<20], text[20..<32]].map { String($0) }.joined(separator: "-")
+    return [text[0..<8], text[8..<12], text[12..<16], text[16..<20], text[20..<32]].map { String($0) }.joined(
+      separator: "-")
   }
 
   /// Asks for the slot once; nil = the client waits.
@@ -77,11 +80,12 @@ extension Handlers {
     case .granted(let session):
       // Others may have come at the same time as this one: the limit holds for all of them together.
       if try await run(leases.count()) > configuration.maxSessions {
-        let reason = "more than \(configuration.maxSessions) sessions"
-        _ = try await run(leases.end(session: session.id, reason: reason, now: clock()))
+        _ = try await run(
+          leases.end(session: session.id, reason: "more than \(configuration.maxSessions) sessions", now: clock()))
         throw tooMany()
       }
-      logger.info("session created", metadata: ["session": "\(Self.short(session.id))", "instance": "\(session.instance)"])
+      logger.info(
+        "session created", metadata: ["session": "\(Self.short(session.id))", "instance": "\(session.instance)"])
       return Answer([
         "sessionId": .string(session.id), "url": .string(url(of: session.id)),
         "expiresIn": .int(max(0, session.expiresAt - now)), "port": .int(session.port),
@@ -99,7 +103,8 @@ extension Handlers {
       return nil
     case .queueFull(let waiting):
       throw Refusal(
-        429, "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
+        429,
+        "no slot of pool \"\(creation.spec.name)\" is free and \(waiting) clients wait already; try again later",
         retryAfterSeconds: 5)
     case .unknown:
       throw Refusal(
@@ -190,13 +195,15 @@ extension Handlers {
     func number(_ name: String, _ fallback: Int, _ range: ClosedRange<Int>) throws(Refusal) -> Int {
       guard let text = query[name] else { return fallback }
       guard let number = Int(text), range.contains(number) else {
-        throw Refusal(400, "\"\(name)\" must be a whole number from \(range.lowerBound) to \(range.upperBound), not \"\(text)\"")
+        throw Refusal(
+          400, "\"\(name)\" must be a whole number from \(range.lowerBound) to \(range.upperBound), not \"\(text)\"")
       }
       return number
     }
     let views = try await run(
       leases.list(
-        offset: try number("offset", 0, 0...10_000_000), limit: try number("limit", Self.defaultPage, 1...Self.defaultPage)))
+        offset: try number("offset", 0, 0...10_000_000),
+        limit: try number("limit", Self.defaultPage, 1...Self.defaultPage)))
     let now = clock()
     let list = views.map { view -> JSON in
       [

@@ -103,7 +103,9 @@ package struct Handlers: Sendable {
       for state in InstanceState.allCases {
         states[state.rawValue] = .int(snapshot.instances.count { $0.pool == pool.name && $0.state == state })
       }
-      var object: JSONObject = ["name": .string(pool.name), "kind": .string(pool.kind.rawValue), "slots": .int(pool.slots)]
+      var object: JSONObject = [
+        "name": .string(pool.name), "kind": .string(pool.kind.rawValue), "slots": .int(pool.slots),
+      ]
       // Another control plane may have declared a pool that this one does not know.
       if let spec = configuration.pools.first(where: { $0.name == pool.name }) {
         object["min"] = .int(spec.min)
@@ -141,11 +143,15 @@ package struct Handlers: Sendable {
     let counters = try await run(Orders(keys: keys).counters(of: record.id))
     object["sessions"] = .int(try await run(Orders(keys: keys).sessions(of: record.id)))
     object["uses"] = .int(counters["sessions"] ?? 0)
-    for name in ["cpuMilliseconds", "memoryBytes", "processes"] { object[name] = counters[name].map { .int($0) } ?? .null }
+    for name in ["cpuMilliseconds", "memoryBytes", "processes"] {
+      object[name] = counters[name].map { .int($0) } ?? .null
+    }
     return .object(object)
   }
 
-  private func order(_ kind: InstanceOrder.Kind, _ id: String, _ query: [String: String]) async throws(Refusal) -> Answer {
+  private func order(_ kind: InstanceOrder.Kind, _ id: String, _ query: [String: String]) async throws(Refusal)
+    -> Answer
+  {
     let force: Bool
     switch query["force"] {
     case nil, "false", "0": force = false
@@ -158,6 +164,7 @@ package struct Handlers: Sendable {
     logger.notice("order given", metadata: ["instance": "\(id)", "order": "\(kind.rawValue)", "force": "\(force)"])
     let what = kind == .restart ? "restarts" : "stops"
     return Answer(
-      202, ["message": .string(force ? "instance \(id) \(what) now" : "instance \(id) \(what) when its sessions are over")])
+      202,
+      ["message": .string(force ? "instance \(id) \(what) now" : "instance \(id) \(what) when its sessions are over")])
   }
 }

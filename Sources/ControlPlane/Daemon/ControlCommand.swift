@@ -81,7 +81,9 @@ import Supervisor
     let fromVariable = environment["BERTH_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
     if let name = config ?? fromVariable {
       let place = config == nil ? "variable BERTH_CONFIG" : "flag --config"
-      guard let bytes = Kernel.read(name, limit: 4 << 20) else { throw StartProblem("\(place): \(name) cannot be read") }
+      guard let bytes = Kernel.read(name, limit: 4 << 20) else {
+        throw StartProblem("\(place): \(name) cannot be read")
+      }
       guard let text = String(validating: bytes, as: UTF8.self) else { throw StartProblem("\(name): is not UTF-8") }
       file = ConfigText(name: name, text: text)
     }

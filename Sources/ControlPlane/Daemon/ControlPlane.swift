@@ -37,9 +37,12 @@ struct ControlPlane {
     let host = settings.hostName ?? Kernel.hostName
     let id = settings.id ?? "\(host)-\(Kernel.processID)"
     let runtime = try makeRuntime()
-    if let conflict = BindProbe.conflict(host: address(of: settings.listen), port: settings.listen.port, reusesAddress: true) {
+    if let conflict = BindProbe.conflict(
+      host: address(of: settings.listen), port: settings.listen.port, reusesAddress: true)
+    {
       throw StartProblem(
-        "cannot listen at \(conflict); end what has the port, or choose another with --listen, BERTH_CONTROL_LISTEN or PORT")
+        "cannot listen at \(conflict); end what has the port, or choose another with --listen, BERTH_CONTROL_LISTEN or PORT"
+      )
     }
 
     let bell = WakeBell()
@@ -77,7 +80,8 @@ struct ControlPlane {
         .init(service: RedisService(clients: [redis, leaseRedis])),
         .init(service: ListenerService(listener: listener)),
         .init(
-          service: LeadershipService(lease: lease, supervisor: supervisor, stopsInstances: settings.stopInstancesOnExit)),
+          service: LeadershipService(lease: lease, supervisor: supervisor, stopsInstances: settings.stopInstancesOnExit)
+        ),
         .init(service: RESTService(server: server)),
       ],
       gracefulShutdownSignals: [.sigterm, .sigint], logger: quietLogger)

@@ -37,6 +37,7 @@ struct LeadershipService: Service {
       group.addTask { await lease.run() }
       group.addTask { await supervisor.run() }
       try? await gracefulShutdown()
+      if stopsInstances { await supervisor.waitToLead() }
       await supervisor.stop(instances: stopsInstances)
       group.cancelAll()
     }

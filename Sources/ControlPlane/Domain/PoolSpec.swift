@@ -67,7 +67,8 @@ package struct PoolSpec: Sendable, Equatable {
     let length = text.utf8.count
     return length >= 1 && length <= 40
       && text.utf8.allSatisfy { byte in
-        (byte >= UInt8(ascii: "a") && byte <= UInt8(ascii: "z")) || (byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9"))
+        (byte >= UInt8(ascii: "a") && byte <= UInt8(ascii: "z"))
+          || (byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9"))
           || byte == UInt8(ascii: "-") || byte == UInt8(ascii: "_")
       }
   }

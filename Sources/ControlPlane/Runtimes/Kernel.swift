@@ -101,7 +101,9 @@ package enum Kernel {
       throw KernelError(call: "mkdir \(path)", code: code)
     }
     try makeDirectory(String(path[..<slash]))
-    guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else { throw KernelError(call: "mkdir \(path)", code: errno) }
+    guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else {
+      throw KernelError(call: "mkdir \(path)", code: errno)
+    }
   }
 
   /// Makes a symbolic link; one that is there already and leads to the same place is as good.
@@ -171,7 +173,9 @@ package enum Kernel {
     var argv = unsafe ([path] + arguments).map { unsafe strdup($0) } + [nil]
     var envp = unsafe environment.map { unsafe strdup($0) } + [nil]
     defer {
-      for unsafe text in unsafe argv + envp { unsafe free(text) }
+      // By index: swift-format breaks a loop that is marked unsafe.
+      for index in unsafe argv.indices { unsafe free(argv[index]) }
+      for index in unsafe envp.indices { unsafe free(envp[index]) }
     }
     let pid = unsafe clinux_spawn(path, &argv, &envp, directory, output)
     guard pid > 0 else { throw KernelError(call: "start \(path)", code: -pid) }

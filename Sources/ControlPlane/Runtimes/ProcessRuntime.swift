@@ -98,7 +98,9 @@ package final class ProcessRuntime: Runtime {
         let pid = try Kernel.spawn(
           file, arguments: arguments, environment: environment, directory: directory, output: log)
         // Nobody but ExitWatch reaps, so the entry is there even if the process has ended already.
-        guard let entry = ProcessTable.entry(of: pid) else { throw KernelError(call: "read /proc/\(pid)/stat", code: 3) }
+        guard let entry = ProcessTable.entry(of: pid) else {
+          throw KernelError(call: "read /proc/\(pid)/stat", code: 3)
+        }
         return ProcessIdentity(pid: pid, start: entry.start)
       }
     } catch {

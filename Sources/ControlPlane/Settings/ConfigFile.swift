@@ -62,10 +62,12 @@ struct FileSection {
 
   private static func reading(_ error: any Error, file: String) -> SettingsError {
     switch error as? YamlError {
-    case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _), .composer(_, let problem, let mark, _):
+    case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),
+      .composer(_, let problem, let mark, _):
       return SettingsError("\(file):\(mark.line): \(problem) (column \(mark.column))")
     case .duplicatedKeysInMapping(let duplicates, let context):
-      return SettingsError("\(file):\(context.mark.line): \(duplicates.sorted().joined(separator: ", ")) stands here twice")
+      return SettingsError(
+        "\(file):\(context.mark.line): \(duplicates.sorted().joined(separator: ", ")) stands here twice")
     case .reader(let problem, _, _, _):
       return SettingsError("\(file): \(problem)")
     default:
@@ -130,7 +132,8 @@ struct FileSection {
   /// Refuses names that no reader asked for.
   func finish() throws(SettingsError) {
     for (key, node) in values where !known.contains(key) {
-      throw SettingsError("\(place(key, node)): there is no such setting; known are \(known.sorted().joined(separator: ", "))")
+      throw SettingsError(
+        "\(place(key, node)): there is no such setting; known are \(known.sorted().joined(separator: ", "))")
     }
   }
 }

@@ -139,7 +139,8 @@ package struct ControlSettings: Sendable, Equatable {
     try set("listen", \.listen) { (value) throws(SettingsError) in try value.endpoint() }
     try set("redisURL", \.redisURL) { (value) throws(SettingsError) in try value.nonEmpty() }
     try set("keyPrefix", \.keyPrefix) { (value) throws(SettingsError) in
-      guard !value.text.isEmpty, value.text.utf8.count <= 100, value.text.hasSuffix(":"), !value.text.contains(" ") else {
+      guard !value.text.isEmpty, value.text.utf8.count <= 100, value.text.hasSuffix(":"), !value.text.contains(" ")
+      else {
         throw value.wrong("up to 100 characters without spaces that end with \":\"")
       }
       return value.text
@@ -156,7 +157,8 @@ package struct ControlSettings: Sendable, Equatable {
     try set("allowUnauthenticated", \.allowUnauthenticated) { (value) throws(SettingsError) in try value.bool() }
     try set("stopInstancesOnExit", \.stopInstancesOnExit) { (value) throws(SettingsError) in try value.bool() }
     try set("drainSeconds", \.drainSeconds) { (value) throws(SettingsError) in try value.int(in: 0...86_400) }
-    try set("concurrentLaunches", \.concurrentLaunches) { (value) throws(SettingsError) in try value.int(in: 1...1_000) }
+    try set("concurrentLaunches", \.concurrentLaunches) { (value) throws(SettingsError) in try value.int(in: 1...1_000)
+    }
 
     var first = portRange.lowerBound
     var last = portRange.upperBound

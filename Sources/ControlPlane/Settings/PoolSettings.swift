@@ -43,14 +43,16 @@ extension ControlSettings {
       throw SettingsError("\(place): a pool of kind \(kind.rawValue) needs a command")
     }
     let process = ProcessSpec(
-      command: command, arguments: try file?.list("arguments") ?? [], environment: try file?.strings("environment") ?? [:])
+      command: command, arguments: try file?.list("arguments") ?? [],
+      environment: try file?.strings("environment") ?? [:])
     // A Chrome serves one client and is thrown away; any other server serves everybody for as long as it runs.
     var spec = PoolSpec(
       name: name, kind: kind, runtime: .process(process), slots: kind == .http ? 0 : 1,
       recycleAfterSessions: kind == .http ? 0 : 1,
       sessions: SessionLimits(hardMilliseconds: sessionTimeoutMilliseconds))
 
-    func number(_ key: String, _ path: WritableKeyPath<PoolSpec, Int>, in range: ClosedRange<Int>) throws(SettingsError) {
+    func number(_ key: String, _ path: WritableKeyPath<PoolSpec, Int>, in range: ClosedRange<Int>) throws(SettingsError)
+    {
       if let value = try file?.value(key) { spec[keyPath: path] = try value.int(in: range) }
     }
     let day = 86_400_000

@@ -50,7 +50,8 @@ extension Supervisor {
         guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
           let range = configuration.portRange
           await giveUp(
-            id, token, spec, "all ports from \(range.lowerBound) to \(range.upperBound) are taken; make the range larger")
+            id, token, spec,
+            "all ports from \(range.lowerBound) to \(range.upperBound) are taken; make the range larger")
           return
         }
         port = free

@@ -39,7 +39,8 @@ extension Supervisor {
     }
     for id in survey.running.union(survey.directories).subtracting(instances.keys).sorted() {
       let left = await runtime.reap(orphan: id)
-      logger.notice("what an unknown instance left is removed", metadata: ["instance": "\(id)", "left": "\(left ?? "")"])
+      logger.notice(
+        "what an unknown instance left is removed", metadata: ["instance": "\(id)", "left": "\(left ?? "")"])
       await self.record("instance.reaped", id, reason: "nobody owns it")
     }
     for (id, entry) in instances where entry.record.port > 0 {
@@ -53,14 +54,17 @@ extension Supervisor {
     await self.record("leader.elected", lease.id, reason: "", fields: ["token": String(term.fence.token)])
   }
 
-  func isOurs(_ record: InstanceRecord) -> Bool { record.labels[Self.hostLabel].map { $0 == configuration.host } ?? true }
+  func isOurs(_ record: InstanceRecord) -> Bool {
+    record.labels[Self.hostLabel].map { $0 == configuration.host } ?? true
+  }
 
   /// Takes an instance of Redis or of a file into the memory, as alive, as half launched, or as gone.
   private func adopt(_ record: InstanceRecord, survey: Survey) {
     var record = record
     let before = record.identity
     // The control plane died between the start of the process and telling Redis.
-    if record.identity == nil, let file = survey.records.first(where: { $0.id == record.id && $0.port == record.port }) {
+    if record.identity == nil, let file = survey.records.first(where: { $0.id == record.id && $0.port == record.port })
+    {
       record.pid = file.pid
       record.pidStart = file.pidStart
     }
@@ -153,11 +157,13 @@ extension Supervisor {
     upkeep.foreignFailures[record.id, default: 0] += 1
     guard upkeep.foreignFailures[record.id, default: 0] >= 3 else { return }
     let host = record.labels[Self.hostLabel] ?? ""
-    logger.notice("an instance of another host does not answer", metadata: ["instance": "\(record.id)", "host": "\(host)"])
+    logger.notice(
+      "an instance of another host does not answer", metadata: ["instance": "\(record.id)", "host": "\(host)"])
     do throws(RedisError) {
       try await redis.run(
         registry.remove(
-          instance: record.id, reason: "its host \(host) does not answer", fence: term.fence, now: Clock.unixMilliseconds))
+          instance: record.id, reason: "its host \(host) does not answer", fence: term.fence,
+          now: Clock.unixMilliseconds))
       try await redis.run(
         Ports(keys: keys, host: host).release(port: record.port, owner: record.id, now: Clock.unixMilliseconds))
     } catch {

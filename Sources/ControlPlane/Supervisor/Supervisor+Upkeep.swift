@@ -60,7 +60,8 @@ struct Upkeep: Sendable {
     var next: [String: Beat] = [:]
     for replica in list {
       let known = beats[replica.id].flatMap { $0.value == replica.lastBeat ? $0 : nil }
-      next[replica.id] = Beat(value: replica.lastBeat, silentMilliseconds: known.map { $0.silentMilliseconds + gap } ?? 0)
+      next[replica.id] = Beat(
+        value: replica.lastBeat, silentMilliseconds: known.map { $0.silentMilliseconds + gap } ?? 0)
     }
     beats = next
     return list.filter { (next[$0.id]?.silentMilliseconds ?? 0) >= Self.silenceMilliseconds }
@@ -78,7 +79,9 @@ extension Supervisor {
       let ended = try await redis.run(
         leases.endExpired(pool: spec.name, now: Clock.unixMilliseconds, limit: Self.expiredLimit))
       // A session's id opens it, so logs have only its beginning.
-      for session in ended { logger.info("session over", metadata: ["session": "\(session.prefix(8))", "pool": "\(spec.name)"]) }
+      for session in ended {
+        logger.info("session over", metadata: ["session": "\(session.prefix(8))", "pool": "\(spec.name)"])
+      }
       if ended.count == Self.expiredLimit { bell.ring() }
     }
     for replica in upkeep.silent(try await redis.run(replicas.list())) {
@@ -104,7 +107,8 @@ extension Supervisor {
 
   private func checkHealth() {
     let now = ContinuousClock.now
-    for (id, entry) in instances where !entry.busy && !entry.isChecking && entry.exited == nil && entry.nextCheck <= now {
+    for (id, entry) in instances where !entry.busy && !entry.isChecking && entry.exited == nil && entry.nextCheck <= now
+    {
       guard let spec = spec(of: entry.record.pool), entry.record.identity != nil else { continue }
       instances[id]?.isChecking = true
       let record = entry.record
@@ -126,7 +130,8 @@ extension Supervisor {
     let reason = problem?.description ?? "it answers again"
     guard instances[id]?.apply(event, reason: reason) == true else { return }
     logger.warning(
-      "instance \(event == .recovered ? "recovered" : "unhealthy")", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+      "instance \(event == .recovered ? "recovered" : "unhealthy")",
+      metadata: ["instance": "\(id)", "reason": "\(reason)"])
     await save(id)
     bell.ring()
   }

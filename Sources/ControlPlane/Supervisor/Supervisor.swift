@@ -201,7 +201,8 @@ package actor Supervisor {
   private func observe(_ look: Look, isRegistered: Bool) -> ObservedInstance {
     let id = look.entry.record.id
     // Tasks came in between; what they changed is judged at the next look.
-    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered else {
+    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered
+    else {
       var changing = look.entry
       changing.busy = true
       return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
@@ -265,6 +266,16 @@ package actor Supervisor {
   }
 
   // MARK: The end
+
+  /// Waits, no longer than the lease of a leader that was killed, until this control plane leads and knows what runs: what
+  /// its predecessor started has to end with it. Returns at once when it has led.
+  package func waitToLead() async {
+    let deadline = Deadline(milliseconds: LeaderLease.ttlMilliseconds + 1_000)
+    while termNumber == nil, !deadline.hasPassed {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 100)
+    }
+  }
 
   /// Stops looking. With `instances`, drains and ends all of them first; else they are left to the next leader. The lease
   /// is given up in any case.

@@ -38,7 +38,8 @@ package struct CDPAnswer: Sendable, Equatable {
   package let targets: [String]
 
   /// Rewrites the answer to `action`, which is ``CDPEndpoint/Action/version``, `list` or `new`.
-  package init(rewriting body: [UInt8], of action: CDPEndpoint.Action, for origin: PublicOrigin) throws(CDPAnswerError) {
+  package init(rewriting body: [UInt8], of action: CDPEndpoint.Action, for origin: PublicOrigin) throws(CDPAnswerError)
+  {
     let answer: JSON
     do { answer = try JSON(parsing: body) } catch {
       throw CDPAnswerError(description: "the browser's answer is not JSON: \(error)")
@@ -153,7 +154,8 @@ package struct CDPAnswer: Sendable, Equatable {
     for byte in text.utf8 {
       switch byte {
       case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"),
-        UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"):
+        UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
+        UInt8(ascii: "~"):
         out.append(byte)
       default: out += [UInt8(ascii: "%"), hex[Int(byte >> 4)], hex[Int(byte & 15)]]
       }

@@ -35,7 +35,8 @@ struct AdminPages: Sendable {
 
   private var routes: AdminAnswer {
     guard let table = source.table else {
-      return AdminAnswer(status: 503, contentType: "application/json", body: #"{"error":"no routing table yet"}"# + "\n")
+      return AdminAnswer(
+        status: 503, contentType: "application/json", body: #"{"error":"no routing table yet"}"# + "\n")
     }
     var pools = JSONObject()
     for (name, pool) in table.pools.sorted(by: { $0.key < $1.key }) { pools[name] = pool.json }
@@ -60,7 +61,8 @@ struct AdminPages: Sendable {
     page.single("berth_slots_waiting", .gauge, "Clients that wait for a slot now.", counters.waiting)
     page.single("berth_sessions_held", .gauge, "Sessions with a socket at this replica now.", counters.held)
     page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
-    page.single("berth_redis_failures_total", .counter, "Redis commands or connections that failed.", counters.redisFailures)
+    page.single(
+      "berth_redis_failures_total", .counter, "Redis commands or connections that failed.", counters.redisFailures)
     page.single("berth_route_snapshots_total", .counter, "Routing snapshots loaded in full.", counters.snapshots)
     page.single("berth_route_changes_total", .counter, "Changes applied one by one.", counters.changes)
     page.single("berth_log_dropped_total", .counter, "Log records dropped because the log was not read.", log.dropped)

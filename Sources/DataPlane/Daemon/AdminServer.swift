@@ -65,7 +65,8 @@ final class AdminServer: Sendable {
       switch HeadParser().parse(.request, bytes.span, into: &head) {
       case .needsMore: continue
       case .failed(let error):
-        return send(fd, AdminAnswer(status: error.status, contentType: "text/plain", body: error.sentence + "\n"), deadline)
+        return send(
+          fd, AdminAnswer(status: error.status, contentType: "text/plain", body: error.sentence + "\n"), deadline)
       case .complete:
         let path = String(decoding: bytes[head.path.lower..<head.path.upper], as: UTF8.self)
         guard head.isGet || head.isHead else {

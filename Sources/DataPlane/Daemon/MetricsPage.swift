@@ -21,7 +21,8 @@ struct MetricsPage {
     page.sample(sum(.bytesToClients), ["direction": "to_clients"])
     page.single("berth_spliced_bytes_total", .counter, "Bytes of these moved by splice(2).", sum(.splicedBytes))
     page.single("berth_retries_total", .counter, "Requests tried on another connection.", sum(.retries))
-    page.single("berth_instance_connections_total", .counter, "Connections made to instances.", sum(.instanceConnections))
+    page.single(
+      "berth_instance_connections_total", .counter, "Connections made to instances.", sum(.instanceConnections))
     page.single("berth_instance_reuses_total", .counter, "Requests sent on a kept connection.", sum(.instanceReuses))
     page.single(
       "berth_instance_idle_closes_total", .counter, "Kept connections that ended unused.", sum(.instanceClosesIdle))
@@ -30,9 +31,11 @@ struct MetricsPage {
     page.single("berth_tls_handshakes_total", .counter, "TLS handshakes finished.", sum(.tlsHandshakes))
     page.single("berth_tls_failures_total", .counter, "TLS handshakes failed.", sum(.tlsFailures))
     page.single(
-      "berth_accept_failures_total", .counter, "Connections not accepted for want of descriptors.", sum(.acceptFailures))
+      "berth_accept_failures_total", .counter, "Connections not accepted for want of descriptors.", sum(.acceptFailures)
+    )
     page.single("berth_clients", .gauge, "Client connections now.", sum(.clientsNow))
-    page.single("berth_instance_connections", .gauge, "Connections to instances now, kept ones included.", sum(.instancesNow))
+    page.single(
+      "berth_instance_connections", .gauge, "Connections to instances now, kept ones included.", sum(.instancesNow))
     page.single("berth_tunnels", .gauge, "Tunnels now.", sum(.tunnelsNow))
     page.single("berth_buffered_bytes", .gauge, "Bytes that connections hold in memory now.", sum(.bufferedBytesNow))
     page.family("berth_closes_total", .counter, "Client connections ended, by reason.")

@@ -31,7 +31,8 @@ struct Settings {
       named in brackets; flags win. SIGTERM drains, SIGHUP reads the certificate and the routes file again.
       """)
 
-  @Option(help: "Address for plain HTTP and WebSocket. [BERTH_LISTEN; PORT sets the port alone] (default: 127.0.0.1:8080)")
+  @Option(
+    help: "Address for plain HTTP and WebSocket. [BERTH_LISTEN; PORT sets the port alone] (default: 127.0.0.1:8080)")
   var listen: String?
   @Option(help: "Address for TLS, with --certificate and --key. [BERTH_TLS_LISTEN] (default: 127.0.0.1:8443)")
   var tlsListen: String?
@@ -57,7 +58,8 @@ struct Settings {
   var logLevel: String?
   @Option(help: "auto, always or never: move long plain pieces by splice(2). [BERTH_SPLICE] (default: auto)")
   var splice: String?
-  @Flag(help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
+  @Flag(
+    help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
 
   func run() throws { try Replica(settings: settings()).run() }
@@ -75,7 +77,8 @@ struct Settings {
     guard askedTLS == nil || certificate != nil else {
       throw ValidationError("--tls-listen (BERTH_TLS_LISTEN) needs --certificate and --key.")
     }
-    let tls = certificate == nil ? nil : try address(tlsListen, "--tls-listen", "BERTH_TLS_LISTEN", or: "127.0.0.1:8443")
+    let tls =
+      certificate == nil ? nil : try address(tlsListen, "--tls-listen", "BERTH_TLS_LISTEN", or: "127.0.0.1:8443")
     let admin = try address(admin, "--admin", "BERTH_ADMIN", or: "127.0.0.1:8081")
     let redisURL = text(redisURL, "REDIS_URL")
     let routes = text(routes, "BERTH_ROUTES")
@@ -92,7 +95,8 @@ struct Settings {
     return Settings(
       listen: plain, tlsListen: tls, certificate: certificate, key: key, admin: admin, redisURL: redisURL,
       keyPrefix: text(keyPrefix, "BERTH_KEY_PREFIX") ?? "berth:", routes: routes,
-      workers: try number(workers, "--workers", "WORKER_COUNT", 1...256, or: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
+      workers: try number(
+        workers, "--workers", "WORKER_COUNT", 1...256, or: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
       id: text(id, "BERTH_REPLICA_ID") ?? "\(hostName())-\(getpid())",
       drainSeconds: try number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
@@ -115,7 +119,8 @@ struct Settings {
     return port
   }
 
-  private func address(_ flag: String?, _ name: String, _ variable: String, or fallback: String) throws -> SocketAddress {
+  private func address(_ flag: String?, _ name: String, _ variable: String, or fallback: String) throws -> SocketAddress
+  {
     let text = text(flag, variable) ?? fallback
     guard let address = SocketAddress(text) else {
       let source = flag != nil ? name : variable

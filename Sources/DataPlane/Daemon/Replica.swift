@@ -43,7 +43,9 @@ final class Replica {
           listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
           workers: settings.workers, splice: settings.splice))
     } catch {
-      throw ReplicaError(description: "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
+      throw ReplicaError(
+        description:
+          "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
     }
     if let path = settings.routes {
       let file = try FileCoordinator(path: path)

@@ -1,11 +1,11 @@
+private import Glibc
 // The data plane's threads: opens the listeners, starts one worker a thread, hands tables and certificates to them, drains
 // them. berth-data owns one; tests make their own.
 package import Observability
 package import Posix
 package import ProxyMachine
-package import TLS
-private import Glibc
 private import Synchronization
+package import TLS
 
 /// What TLS clients are shown. Replaced as a whole when files change.
 package struct Certificates: Sendable {

@@ -41,7 +41,7 @@ struct SessionSockets {
   func sockets(of session: String) -> [Int32] { indexes[session].map { entries[Int($0)].sockets } ?? [] }
   func id(_ index: Int32) -> String { entries[Int(index)].id }
 
-  func forEach(_ body: (String, [Int32]) -> Void) {
+  func eachSession(_ body: (String, [Int32]) -> Void) {
     for (id, index) in indexes { body(id, entries[Int(index)].sockets) }
   }
 }

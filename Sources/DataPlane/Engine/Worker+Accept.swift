@@ -109,8 +109,12 @@ extension Worker {
         return closeClient(fd, .internalError)
       case .failed(let failure):
         s.metrics.add(.tlsFailures)
-        s.log.info("a TLS handshake failed", ["reason": .string(failure.reason)])
-        guard failure.kind == .plainHTTP else { return closeClient(fd, .handshakeFailed) }
+        guard failure.kind == .plainHTTP else {
+          s.log.info(
+            "a TLS handshake failed",
+            ["error": .string(failure.reason), "client": .string(Socket.peerAddress(fd).host)])
+          return closeClient(fd, .handshakeFailed)
+        }
         // Nothing of TLS was said yet, so the client can read a plain answer.
         tls.free()
         s.slab[fd].tls = nil

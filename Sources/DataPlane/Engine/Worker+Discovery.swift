@@ -2,7 +2,6 @@
 // origin, and given as an answer of ours.
 import CDP
 import HTTPWire
-import Observability
 import ProxyMachine
 import Routing
 
@@ -72,9 +71,9 @@ extension Worker {
         s.coordinator.notify(.targets(answer.targets, session: session.id))
       }
       self.answer(
-        client, 200, contentType: "application/json; charset=UTF-8", body: answer.bytes, .responseComplete, closes: false)
+        client, 200, contentType: "application/json; charset=UTF-8", body: answer.bytes, .responseComplete,
+        closes: false)
     } catch {
-      s.log.warning("a browser's discovery answer was refused", ["reason": .string("\(error)")])
       answer(client, 502, "The browser's discovery answer cannot be understood: \(error)", .badResponse, closes: true)
     }
   }

@@ -1,6 +1,7 @@
 // How a client's connection ends: answers of our own, the last flush, the linger, the close with its reason.
 import HTTPWire
 import JSON
+import Observability
 import Posix
 import ProxyMachine
 import TLS
@@ -14,6 +15,12 @@ extension Worker {
   func answer(
     _ fd: Int32, _ status: Int, _ sentence: String, _ reason: CloseReason, closes: Bool, retryAfter: Int? = nil
   ) {
+    s.log.info(
+      "a request was answered here",
+      [
+        "status": .int(status), "reason": .string(reason.label), "error": .string(sentence),
+        "client": .string(Socket.peerAddress(fd).host),
+      ])
     let body = JSON.object(["error": .string(sentence)]).bytes
     answer(fd, status, contentType: "application/json", body: body, reason, closes: closes, retryAfter: retryAfter)
   }
@@ -29,7 +36,8 @@ extension Worker {
     let action = s.slab[fd].machine.answeredLocally(closes: closes)
     var ends = false
     if case .finish = action { ends = true }
-    var text = "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
+    var text =
+      "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
     if let retryAfter { text += "Retry-After: \(retryAfter)\r\n" }
     text += ends ? "Connection: close\r\n\r\n" : "\r\n"
     var bytes = Array(text.utf8)
@@ -136,7 +144,8 @@ extension CloseReason {
   /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
   var cutsAnswer: Bool {
     switch self {
-    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline: true
+    case .cutBody, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError, .drainDeadline:
+      true
     default: false
     }
   }

@@ -16,7 +16,9 @@ extension Worker {
   func sendHead(_ fd: Int32, _ headCount: Int, _ body: UnsafeRawPointer, _ bodyCount: Int) -> Bool {
     let head = unsafe UnsafeRawPointer(s.headOutput)
     if bodyCount <= 2_048, headCount + bodyCount <= s.headOutputCapacity {
-      if bodyCount > 0 { unsafe UnsafeMutableRawPointer(s.headOutput + headCount).copyMemory(from: body, byteCount: bodyCount) }
+      if bodyCount > 0 {
+        unsafe UnsafeMutableRawPointer(s.headOutput + headCount).copyMemory(from: body, byteCount: bodyCount)
+      }
       return unsafe send(fd, head, headCount + bodyCount)
     }
     guard s.slab[fd].tls == nil, s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable else {
@@ -102,7 +104,11 @@ extension Worker {
     }
     let peer = s.slab[fd].peer
     if peer >= 0 {
-      if s.slab[peer].pipeBytes > 0 || s.slab[peer].body.mode != .idle { pump(peer) }
+      if s.slab[peer].pipeBytes > 0 || s.slab[peer].body.mode != .idle {
+        pump(peer)
+      } else if s.slab[peer].kind == .instance, s.slab[peer].isReadable, !s.slab[peer].isConnecting {
+        advanceInstance(peer)
+      }
     }
     return s.slab[fd].kind != .free
   }

@@ -39,11 +39,14 @@ extension Worker {
   }
 
   private func refuseBadRequest(_ fd: Int32, _ error: HTTPError) {
-    s.log.info(
-      "a request was refused",
-      ["status": .int(error.status), "reason": .string(error.sentence), "bytes": .int(Int(s.slab[fd].inbound.count))])
     if error == .tlsOnPlainPort {
       // Nobody there would read an HTTP answer.
+      s.log.info(
+        "a connection was closed",
+        [
+          "reason": .string(CloseReason.badRequest.label), "error": .string(error.sentence),
+          "client": .string(Socket.peerAddress(fd).host),
+        ])
       return closeClient(fd, .badRequest)
     }
     answer(fd, error.status, error.sentence, .badRequest, closes: true)
@@ -76,7 +79,8 @@ extension Worker {
   func chooseInstance(_ fd: Int32, pool: Int, strategy: UInt8) {
     let members = s.table.pools[pool].members
     guard members.count > 0 else {
-      return answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+      return answer(
+        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
     connect(fd, instance: pick(pool, members, strategy))
   }
@@ -226,7 +230,6 @@ extension Worker {
   }
 
   func refuseBadBody(_ fd: Int32) {
-    s.log.info("a request body was refused", ["reason": "its chunked coding is malformed"])
     answer(fd, 400, "The chunked coding of the body is malformed.", .badRequest, closes: true)
   }
 
@@ -256,8 +259,6 @@ extension Worker {
       s.metrics.add(.retries)
       retry(fd)
     case .answer(let status, let reason):
-      s.log.warning(
-        "an instance failed a request", ["status": .int(status), "reason": .string(reason.label)])
       answer(fd, status, Self.sentence(of: reason), reason, closes: true)
     case .cut(let reason): closeClient(fd, reason)
     }

@@ -26,6 +26,8 @@ extension Worker {
 
   private func readResponse(_ fd: Int32, _ client: Int32) {
     while s.slab[fd].kind == .instance, s.slab[fd].peer == client, !s.slab[client].machine.responseHasStarted {
+      // A client that does not read holds up an instance that sends interim answers without end.
+      guard s.slab[client].outbound.isEmpty else { return }
       // What came before of an unfinished head stands first in the scratch, the new bytes behind it.
       let held = Int(s.slab[fd].inbound.count)
       if held > 0 { unsafe s.input.copyMemory(from: s.slab[fd].inbound.pointer, byteCount: held) }

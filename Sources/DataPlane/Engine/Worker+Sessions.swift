@@ -77,10 +77,12 @@ extension Worker {
     }
   }
 
-  /// Discovery at the root: the same connection keeps the browser that it was shown, another one gets its own.
+  /// Discovery at the root. /json/version is how a client begins, so each gets a browser of its own, even on a connection
+  /// that an HTTP agent shares among clients that begin at once. What follows on that connection (/json/list, /json/new)
+  /// is about the same browser until a client took it.
   private func discover(_ fd: Int32, _ request: VisitRequest) {
-    if let reserved = s.reservations[fd] {
-      return ask(fd, request, .look(session: reserved), holds: false)
+    if request.endpoint.action != .version, let reserved = s.reservations[fd] {
+      return ask(fd, request, .reserved(session: reserved), holds: false)
     }
     let changes =
       switch request.endpoint.action {
@@ -103,7 +105,8 @@ extension Worker {
     }
     let ready = s.table.source.instances.filter { $0.pool == request.pool.name && $0.state == .ready }
     guard !ready.isEmpty else {
-      return answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+      return answer(
+        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
     visitDirectly(fd, request, ready[Int(nextRandom() % UInt64(ready.count))])
   }
@@ -122,7 +125,8 @@ extension Worker {
   private func refuseAddress(_ fd: Int32, _ request: VisitRequest) {
     if request.upgrades {
       answer(
-        fd, 404, "There is no WebSocket at this path. Connect to /, /devtools/browser/<id> or /session/<id>/.", .refused,
+        fd, 404, "There is no WebSocket at this path. Connect to /, /devtools/browser/<id> or /session/<id>/.",
+        .refused,
         closes: false)
     } else if request.endpoint.action == .upgradeRequired || request.endpoint.path == "/" {
       answer(
@@ -171,6 +175,14 @@ extension Worker {
     guard let fd = s.tickets.removeValue(forKey: ticket) else { return }
     s.slab[fd].ticket = 0
     switch answer {
+    case .refused(.unknown) where s.reservations[fd] != nil:
+      // The browser that this connection was shown is taken or gone: it asks for another client now, or comes late.
+      s.reservations[fd] = nil
+      guard let visit = s.visits[fd], visit.endpoint.scope == .root else { return refuse(fd, .unknown) }
+      discover(
+        fd,
+        VisitRequest(
+          pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false))
     case .refused(let refusal): refuse(fd, refusal)
     case .granted(let session):
       guard let visit = s.visits[fd], let address = SocketAddress(host: session.host, port: session.port) else {
@@ -249,7 +261,7 @@ extension Worker {
 
   /// Tells which sessions moved bytes since the last time.
   func reportActivity() {
-    s.sessions.forEach { id, sockets in
+    s.sessions.eachSession { id, sockets in
       var moved = false
       for fd in sockets {
         let peer = s.slab[fd].peer

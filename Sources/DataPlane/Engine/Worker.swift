@@ -237,7 +237,9 @@ struct WorkerConfiguration: Sendable {
   /// The place of an instance in this worker's list: kept from table to table as long as address and generation stay.
   private func place(_ instance: InstanceRecord) -> Int32? {
     guard let address = SocketAddress(host: instance.host, port: instance.port) else {
-      s.log.warning("an instance has no usable address and is left out", ["instance": .string(instance.id), "host": .string(instance.host)])
+      s.log.warning(
+        "an instance has no usable address and is left out",
+        ["instance": .string(instance.id), "host": .string(instance.host)])
       return nil
     }
     let key = "\(instance.id)#\(instance.generation)@\(address)"

@@ -43,7 +43,8 @@ package enum HTTPError: UInt8, Error, Sendable, CaseIterable, BitwiseCopyable {
   package var sentence: String {
     switch self {
     case .notHTTP: "The first bytes are no HTTP request. Send HTTP/1.1."
-    case .tlsOnPlainPort: "This is the plain port and a TLS handshake came in. Use http:// or ws:// here, or the TLS port."
+    case .tlsOnPlainPort:
+      "This is the plain port and a TLS handshake came in. Use http:// or ws:// here, or the TLS port."
     case .badMethod: "The method is not a token of RFC 9110 section 5.6.2."
     case .badTarget: "The request target is malformed. Percent-encode everything outside visible ASCII."
     case .badVersion: "The request line must end with HTTP/1.1 or HTTP/1.0."

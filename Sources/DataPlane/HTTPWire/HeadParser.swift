@@ -15,7 +15,9 @@ package struct HeadParser: Sendable {
     head.reset()
     var position = 0
     if kind == .request {
-      while position + 1 < bytes.count, bytes[position] == 0x0D, bytes[position + 1] == 0x0A, position < 8 { position += 2 }
+      while position + 1 < bytes.count, bytes[position] == 0x0D, bytes[position + 1] == 0x0A, position < 8 {
+        position += 2
+      }
       if position < bytes.count, let error = firstByteError(bytes[position], alone: position + 1 == bytes.count) {
         return .failed(error)
       }
@@ -25,7 +27,8 @@ package struct HeadParser: Sendable {
     case .more: return .needsMore
     case .failed(let error): return .failed(error == .headTooLarge ? .lineTooLong : error)
     case .end(let end):
-      let error = kind == .request
+      let error =
+        kind == .request
         ? requestLine(bytes, startLine, end, &head) : statusLine(bytes, startLine, end, &head)
       if let error { return .failed(error) }
       position = end + 2
@@ -55,7 +58,11 @@ package struct HeadParser: Sendable {
     return byte == 0x0A ? .bareLineFeed : .notHTTP
   }
 
-  private enum Line { case more, end(Int), failed(HTTPError) }
+  private enum Line {
+    case more
+    case end(Int)
+    case failed(HTTPError)
+  }
 
   /// Finds the CR LF that ends the line; every byte before it is no control character but HTAB.
   @inline(__always) private func line(_ bytes: Span<UInt8>, from start: Int, limit: Int) -> Line {
@@ -96,10 +103,13 @@ package struct HeadParser: Sendable {
 
   private func version(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {
     guard end - start == 8, bytes[start] == UInt8(ascii: "H"), bytes[start + 1] == UInt8(ascii: "T"),
-      bytes[start + 2] == UInt8(ascii: "T"), bytes[start + 3] == UInt8(ascii: "P"), bytes[start + 4] == UInt8(ascii: "/"),
+      bytes[start + 2] == UInt8(ascii: "T"), bytes[start + 3] == UInt8(ascii: "P"),
+      bytes[start + 4] == UInt8(ascii: "/"),
       isDigit(bytes[start + 5]), bytes[start + 6] == UInt8(ascii: "."), isDigit(bytes[start + 7])
     else { return .badVersion }
-    guard bytes[start + 5] == UInt8(ascii: "1"), bytes[start + 7] <= UInt8(ascii: "1") else { return .unsupportedVersion }
+    guard bytes[start + 5] == UInt8(ascii: "1"), bytes[start + 7] <= UInt8(ascii: "1") else {
+      return .unsupportedVersion
+    }
     head.minorVersion = bytes[start + 7] - 0x30
     return nil
   }
@@ -303,7 +313,8 @@ package struct HeadParser: Sendable {
       guard facts.length == nil else { return .lengthAndTransferEncoding }
       guard head.minorVersion == 1 else { return .transferEncodingIn10 }
     }
-    head.keepsAlive = head.minorVersion == 1 ? !facts.connectionCloses : facts.connectionKeeps && !facts.connectionCloses
+    head.keepsAlive =
+      head.minorVersion == 1 ? !facts.connectionCloses : facts.connectionKeeps && !facts.connectionCloses
     if facts.connectionUpgrades, head.minorVersion == 1 { head.upgrade = facts.upgrade }
     switch kind {
     case .request:

@@ -127,7 +127,10 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   /// Bytes of the body have gone to the instance, so the request cannot be sent again.
   package mutating func bodyForwarded() { bodySent = true }
 
-  package enum BodyAction: Sendable, Equatable { case none, complete(CompleteAction) }
+  package enum BodyAction: Sendable, Equatable {
+    case none
+    case complete(CompleteAction)
+  }
   package enum CompleteAction: Sendable, Equatable {
     /// Both are done: read the next request. The instance's connection goes back to its pool or is closed.
     case nextRequest(reuseInstance: Bool)

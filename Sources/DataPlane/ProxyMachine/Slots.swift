@@ -15,6 +15,9 @@ package struct SlotRequest: Sendable {
     case attach(session: String)
     /// An HTTP request below `/session/<id>`: only where it lives; holds nothing.
     case look(session: String)
+    /// A further discovery on the connection that the session was reserved for: where it lives, as long as no WebSocket
+    /// took it over. After that the connection asks for another client, as HTTP clients keep and share connections.
+    case reserved(session: String)
     /// A WebSocket to a bare `/devtools/page/<id>` that a discovery answer named before: holds the target's session.
     case target(id: String)
   }

@@ -21,7 +21,8 @@ extension CommandDesk {
       .acquire(waiter),
       leases.acquire(
         SessionBirth.record(id: waiter.session, pool: pool, now: now), holder: waiter.reserve ? nil : core.replica,
-        reserveMilliseconds: waiter.reserve ? pool.reservationMilliseconds : nil, queue: pool.queueTimeoutMilliseconds > 0,
+        reserveMilliseconds: waiter.reserve ? pool.reservationMilliseconds : nil,
+        queue: pool.queueTimeoutMilliseconds > 0,
         countsAsUse: waiter.countsAsUse, now: now))
   }
 
@@ -64,7 +65,8 @@ extension CommandDesk {
   }
 
   func reattach(_ session: String, losses: Int?) -> Operation {
-    Operation(.reattach(session: session, losses: losses), leases.attach(session: session, holder: core.replica, now: now))
+    Operation(
+      .reattach(session: session, losses: losses), leases.attach(session: session, holder: core.replica, now: now))
   }
 
   func restore(_ record: SessionRecord) -> Operation {
@@ -105,10 +107,14 @@ extension CommandDesk {
       return claimFound(claim).map { [$0] } ?? []
     case (.attach(let key, let session), .grant(let grant)): attached(key, session, grant)
     case (.look(let key, let session), .view(let view)):
-      if let view { core.deliver(.granted(view.record), key) } else {
+      if let view {
+        core.deliver(.granted(view.record), key)
+      } else {
         noteUnknown(session)
         refuse(key, core.isTrusted ? .unknown : .unavailable)
       }
+    case (.reserved(let key), .view(let view)):
+      if let view, view.state == .reserved { core.deliver(.granted(view.record), key) } else { refuse(key, .unknown) }
     case (.target(let key, _), .text(let session)):
       guard let session else {
         refuse(key, core.isTrusted ? .unknown : .unavailable)
@@ -153,7 +159,8 @@ extension CommandDesk {
     // Waiting was not asked for because the pool allows none.
     case .busy: refuse(waiter.key, .timedOut)
     // A pool of the table that Redis does not know: it lost its data and is being filled again.
-    case .unknown: refuse(waiter.key, core.table?.pools[waiter.pool].map { $0.slots > 0 } == true ? .unavailable : .unknown)
+    case .unknown:
+      refuse(waiter.key, core.table?.pools[waiter.pool].map { $0.slots > 0 } == true ? .unavailable : .unknown)
     case .queued: break
     }
     return []
@@ -221,7 +228,7 @@ extension CommandDesk {
       if attachedWithoutRedis(key, session) { return }
       refuse(key, .unavailable)
       if mayHaveRun && !holdings.isHeld(session) { owed.detaches.insert(session) }
-    case .look(let key, _): refuse(key, .unavailable)
+    case .look(let key, _), .reserved(let key): refuse(key, .unavailable)
     case .target(let key, _): refuse(key, .unavailable)
     case .detach(let session): owed.detaches.insert(session)
     case .end(let session): owed.ends.insert(session)

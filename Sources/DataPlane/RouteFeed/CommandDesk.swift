@@ -1,7 +1,7 @@
+import Observability
 // The thread that answers workers' questions about slots and sessions: what comes in, in which order it is dealt with,
 // who waits, and the heartbeat. What is said to Redis and what its answers mean is in CommandDesk+Answers.swift.
 import Posix
-import Observability
 import ProxyMachine
 import Redis
 import Routing
@@ -139,7 +139,7 @@ final class CommandDesk {
     let joins = requests.contains { request in
       switch request.kind {
       case .claim, .attach, .target: true
-      case .acquire, .look: false
+      case .acquire, .look, .reserved: false
       }
     }
     if joins {
@@ -181,6 +181,9 @@ final class CommandDesk {
         return nil
       }
       return Operation(.look(key, session: session), leases.get(session: session)) { .view($0) }
+    // The lease's state is in Redis alone.
+    case .reserved(let session):
+      return Operation(.reserved(key), leases.get(session: session)) { .view($0) }
     case .target(let target):
       if let session = sessionOfTarget[target] { return attach(key, session) }
       return Operation(.target(key, target: target), targetKeys.session(of: target)) { .text($0) }
@@ -394,7 +397,9 @@ final class CommandDesk {
         switch result {
         case .success(let outcome): next += answered(operation, outcome)
         case .failure(let error):
-          core.log.error("a command was refused", ["command": .string(operation.command.body.name), "error": .string(error.description)])
+          core.log.error(
+            "a command was refused",
+            ["command": .string(operation.command.body.name), "error": .string(error.description)])
           core.count { $0.redisFailures += 1 }
           failed(operation, mayHaveRun: error.mayHaveRun)
         }

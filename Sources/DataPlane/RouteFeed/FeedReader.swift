@@ -1,7 +1,7 @@
+import Observability
 // The thread that follows the records of a deployment: a snapshot, then every change after it, made into routing tables
 // for the workers and the map of sessions. It also finds out, after Redis was away, what became of that history.
 import Posix
-import Observability
 import Redis
 import Routing
 import State
@@ -51,7 +51,8 @@ final class FeedReader {
         if error == .interrupted { return }
         if wasConnected {
           core.log.warning(
-            "Redis is away; known sessions and shared pools go on", ["url": .string(core.url.description), "error": .string(error.description)])
+            "Redis is away; known sessions and shared pools go on",
+            ["url": .string(core.url.description), "error": .string(error.description)])
         }
         wasConnected = false
         if core.interrupter(.feed).wait(milliseconds: backoff.next(random: UInt64.random(in: 0 ... .max))) { return }
@@ -68,14 +69,19 @@ final class FeedReader {
     }
     began()
     while true {
-      if try !catchUp(connection) { try resume(try queries.continuity(after: position ?? "0-0", on: connection), connection) }
+      if try !catchUp(connection) {
+        try resume(try queries.continuity(after: position ?? "0-0", on: connection), connection)
+      }
       publishIfDue()
       forgetDoubtful()
       let isDue = isDirty && !rebuilding.0
-      let pause = isDue ? max(1, publishedAt + Self.tableIntervalMilliseconds - Clock.monotonicMilliseconds) : Self.blockMilliseconds
+      let pause =
+        isDue
+        ? max(1, publishedAt + Self.tableIntervalMilliseconds - Clock.monotonicMilliseconds) : Self.blockMilliseconds
       // Only a bell: the entries are read by catchUp, which notices when some are gone.
       _ = try connection.readStream(
-        key: core.keys.changes, after: position ?? "0-0", count: 1, blockMilliseconds: min(pause, Self.blockMilliseconds))
+        key: core.keys.changes, after: position ?? "0-0", count: 1,
+        blockMilliseconds: min(pause, Self.blockMilliseconds))
     }
   }
 
@@ -154,10 +160,14 @@ final class FeedReader {
     do throws(RecordError) {
       switch change.kind {
       case .pool:
-        state.pools[change.id] = try change.json.map { (json) throws(RecordError) in try PoolRecord(name: change.id, json: json) }
+        state.pools[change.id] = try change.json.map { (json) throws(RecordError) in
+          try PoolRecord(name: change.id, json: json)
+        }
         isDirty = true
       case .route:
-        state.routes[change.id] = try change.json.map { (json) throws(RecordError) in try RouteRecord(id: change.id, json: json) }
+        state.routes[change.id] = try change.json.map { (json) throws(RecordError) in
+          try RouteRecord(id: change.id, json: json)
+        }
         isDirty = true
       case .instance:
         state.instances[change.id] = try change.json.map { (json) throws(RecordError) in

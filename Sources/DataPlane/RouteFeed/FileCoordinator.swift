@@ -64,8 +64,9 @@ package final class FileCoordinator: RouteSource {
       switch request.kind {
       case .acquire(let pool, _, _): refusal = Self.refusal(state.table.pools[pool])
       case .claim(let browser):
-        refusal = Self.refusal(state.table.instance(browser: browser).flatMap { [table = state.table] in table.pools[$0.pool] })
-      case .attach, .look, .target: refusal = .unknown
+        refusal = Self.refusal(
+          state.table.instance(browser: browser).flatMap { [table = state.table] in table.pools[$0.pool] })
+      case .attach, .look, .reserved, .target: refusal = .unknown
       }
       state.counters.requests += 1
       state.counters.count(refusal)
@@ -121,7 +122,9 @@ package final class FileCoordinator: RouteSource {
   }
 
   private static func read(_ path: String) throws(RouteFileError) -> RoutingTable {
-    func problem() -> RouteFileError { RouteFileError(description: "\(path): \(unsafe String(cString: strerror(errno)))") }
+    func problem() -> RouteFileError {
+      RouteFileError(description: "\(path): \(unsafe String(cString: strerror(errno)))")
+    }
     let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
     guard file >= 0 else { throw problem() }
     defer { close(file) }

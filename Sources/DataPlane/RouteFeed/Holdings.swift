@@ -76,7 +76,9 @@ struct Holdings {
   }
 
   private mutating func drop(_ session: String) {
-    for ticket in holds.removeValue(forKey: session)?.tickets ?? [] where granted[ticket] == session { granted[ticket] = nil }
+    for ticket in holds.removeValue(forKey: session)?.tickets ?? [] where granted[ticket] == session {
+      granted[ticket] = nil
+    }
   }
 
   /// The session is over: releases that are still to come mean nothing. True when it was held.

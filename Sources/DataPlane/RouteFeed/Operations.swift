@@ -32,6 +32,7 @@ struct Operation {
     case findInstance(Claim)
     case attach(TicketKey, session: String)
     case look(TicketKey, session: String)
+    case reserved(TicketKey)
     case target(TicketKey, target: String)
     case detach(session: String)
     case end(session: String)
@@ -61,7 +62,8 @@ struct Operation {
 
   init<R: Sendable>(_ purpose: Purpose, _ command: Command<R>, _ outcome: @escaping @Sendable (R) -> Outcome) {
     self.purpose = purpose
-    self.command = Command(command.body, mayRepeat: command.mayRepeat) { [parse = command.parse] (reply: Reply) throws(StateError) in
+    self.command = Command(command.body, mayRepeat: command.mayRepeat) {
+      [parse = command.parse] (reply: Reply) throws(StateError) in
       outcome(try parse(reply))
     }
   }

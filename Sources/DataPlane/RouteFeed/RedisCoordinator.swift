@@ -31,7 +31,8 @@ package final class RedisCoordinator: RouteSource {
   package init(
     url: RedisURL, keys: Keys, replica: String, log: LogWriter,
     options: RedisOptions = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-    mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000, figures: @escaping @Sendable () -> [String: String] = { [:] }
+    mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000,
+    figures: @escaping @Sendable () -> [String: String] = { [:] }
   ) throws(RedisError) {
     core = try CoordinatorCore(
       url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit,
@@ -83,7 +84,9 @@ package final class RedisCoordinator: RouteSource {
         // Whatever rang while nobody listened.
         core.mailbox.wake(pool: CommandDesk.everyPool)
         while true {
-          if let message = try connection.nextMessage(timeoutMilliseconds: 60_000) { core.mailbox.wake(pool: message.payload) }
+          if let message = try connection.nextMessage(timeoutMilliseconds: 60_000) {
+            core.mailbox.wake(pool: message.payload)
+          }
         }
       } catch {
         let pause = backoff.next(random: UInt64.random(in: 0 ... .max))

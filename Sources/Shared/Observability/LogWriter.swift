@@ -61,16 +61,24 @@ package final class LogWriter: Sendable {
     core.append(Self.line(at: Clock.unixMilliseconds, level, message, fields))
   }
 
-  package func debug(_ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]) {
+  package func debug(
+    _ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]
+  ) {
     write(.debug, message(), fields())
   }
-  package func info(_ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]) {
+  package func info(
+    _ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]
+  ) {
     write(.info, message(), fields())
   }
-  package func warning(_ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]) {
+  package func warning(
+    _ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]
+  ) {
     write(.warning, message(), fields())
   }
-  package func error(_ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]) {
+  package func error(
+    _ message: @autoclosure () -> String, _ fields: @autoclosure () -> KeyValuePairs<String, LogValue> = [:]
+  ) {
     write(.error, message(), fields())
   }
 
@@ -86,7 +94,8 @@ package final class LogWriter: Sendable {
 
   /// One record as a line of JSON. Fields that are named like the record's own get a `_` behind their name.
   static func line(
-    at unixMilliseconds: Int, _ level: LogLevel, _ message: String, _ fields: some Sequence<(key: String, value: LogValue)>
+    at unixMilliseconds: Int, _ level: LogLevel, _ message: String,
+    _ fields: some Sequence<(key: String, value: LogValue)>
   ) -> [UInt8] {
     var line = Array(#"{"time":""#.utf8)
     line += rfc3339(unixMilliseconds: unixMilliseconds).utf8
@@ -208,7 +217,8 @@ private final class Core: Sendable {
       var lost = 0
       for line in lines where !write(line) { lost += 1 }
       if untold > 0 {
-        _ = write(LogWriter.line(at: Clock.unixMilliseconds, .warning, "log records were dropped", ["count": .int(untold)]))
+        _ = write(
+          LogWriter.line(at: Clock.unixMilliseconds, .warning, "log records were dropped", ["count": .int(untold)]))
       }
       if lost > 0 { state.withLock { $0.dropped += lost } }
       guard lines.isEmpty && untold == 0 else { continue }

@@ -41,7 +41,8 @@ package struct MetricsText: Sendable {
   /// One histogram. `counts[i]` are the observations above `bounds[i - 1]` and up to `bounds[i]`; the last of `counts`
   /// are those above every bound.
   package mutating func histogram(bounds: [Double], counts: [Int], sum: Double, _ labels: Labels = [:]) {
-    precondition(kind == .histogram && counts.count == bounds.count + 1, "\(family): one count for each bound, and one more")
+    precondition(
+      kind == .histogram && counts.count == bounds.count + 1, "\(family): one count for each bound, and one more")
     var total = 0
     for (bound, count) in zip(bounds, counts) {
       total += count

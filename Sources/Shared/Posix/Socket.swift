@@ -42,7 +42,9 @@ package enum Socket {
     // Accepted sockets inherit both (tcp(7)).
     set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
     if defersAccept { set(descriptor, Int32(IPPROTO_TCP), TCP_DEFER_ACCEPT, 1) }
-    var result = unsafe address.withPointer { pointer, length in systemCall { unsafe Int(bind(descriptor, pointer, length)) } }
+    var result = unsafe address.withPointer { pointer, length in
+      systemCall { unsafe Int(bind(descriptor, pointer, length)) }
+    }
     if result >= 0 { result = systemCall { Int(Glibc.listen(descriptor, backlog)) } }
     guard result >= 0 else {
       close(descriptor)
@@ -80,7 +82,8 @@ package enum Socket {
     }
   }
 
-  @inline(__always) package static func receive(_ fd: Int32, _ buffer: UnsafeMutableRawPointer, _ capacity: Int) -> Int {
+  @inline(__always) package static func receive(_ fd: Int32, _ buffer: UnsafeMutableRawPointer, _ capacity: Int) -> Int
+  {
     systemCall { unsafe recv(fd, buffer, capacity, 0) }
   }
 
@@ -138,6 +141,12 @@ package enum Socket {
   package static func localAddress(_ fd: Int32) -> SocketAddress {
     var address = SocketAddress()
     _ = unsafe address.withMutablePointer { pointer, length in unsafe getsockname(fd, pointer, length) }
+    return address
+  }
+
+  package static func peerAddress(_ fd: Int32) -> SocketAddress {
+    var address = SocketAddress()
+    _ = unsafe address.withMutablePointer { pointer, length in unsafe getpeername(fd, pointer, length) }
     return address
   }
 

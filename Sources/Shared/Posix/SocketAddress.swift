@@ -56,7 +56,8 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     return unsafe withUnsafeBytes(of: &copy) { bytes in
       if !isIPv6 { return unsafe bytes[4] == 127 }
       let loopback = unsafe bytes[8..<23].allSatisfy { $0 == 0 } && bytes[23] == 1
-      let mapped = unsafe bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xFF && bytes[19] == 0xFF && bytes[20] == 127
+      let mapped =
+        unsafe bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xFF && bytes[19] == 0xFF && bytes[20] == 127
       return loopback || mapped
     }
   }
@@ -67,7 +68,9 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     return unsafe withUnsafeBytes(of: &copy) { bytes in
       let address = unsafe bytes.baseAddress! + (isIPv6 ? 8 : 4)
-      guard unsafe inet_ntop(isIPv6 ? AF_INET6 : AF_INET, address, &text, socklen_t(text.count)) != nil else { return "?" }
+      guard unsafe inet_ntop(isIPv6 ? AF_INET6 : AF_INET, address, &text, socklen_t(text.count)) != nil else {
+        return "?"
+      }
       return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
   }

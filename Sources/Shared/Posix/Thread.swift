@@ -15,12 +15,14 @@ private import Glibc
     defer { unsafe pthread_sigmask(SIG_SETMASK, &old, nil) }
     let box = unsafe Unmanaged.passRetained(Body(name: String(name.prefix(15)), run: body))
     var handle = pthread_t()
-    let result = unsafe pthread_create(&handle, nil, { argument in
-      let body = unsafe Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue()
-      unsafe clinux_name_thread(body.name)
-      body.run()
-      return nil
-    }, unsafe box.toOpaque())
+    let result = unsafe pthread_create(
+      &handle, nil,
+      { argument in
+        let body = unsafe Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue()
+        unsafe clinux_name_thread(body.name)
+        body.run()
+        return nil
+      }, unsafe box.toOpaque())
     precondition(result == 0, "pthread_create fails only when the machine has no room for a thread")
     return Thread(handle: handle)
   }

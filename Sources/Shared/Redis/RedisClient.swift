@@ -25,7 +25,8 @@ package final class RedisClient: Sendable {
   /// Runs a command. The cancellation of the task is not looked at: limits of time bound the wait.
   @discardableResult
   package func run<R: Sendable>(_ command: Command<R>) async throws(RedisError) -> R {
-    let answer = await withCheckedContinuation { (continuation: CheckedContinuation<Result<Reply, RedisError>, Never>) in
+    let answer = await withCheckedContinuation {
+      (continuation: CheckedContinuation<Result<Reply, RedisError>, Never>) in
       core.submit(Job(body: command.body, mayRepeat: command.mayRepeat) { continuation.resume(returning: $0) })
     }
     return try answer.get().read(command)

@@ -117,7 +117,8 @@ extension RedisConnection {
       scripts.append(script)
     }
     guard !scripts.isEmpty else { return }
-    let replies = try roundTrip(scripts.map { ["SCRIPT", "LOAD", $0.source] }, deadline, name: "SCRIPT LOAD", runs: false)
+    let replies = try roundTrip(
+      scripts.map { ["SCRIPT", "LOAD", $0.source] }, deadline, name: "SCRIPT LOAD", runs: false)
     for (script, reply) in zip(scripts, replies) {
       if case .error(let message) = reply { throw .server("script \(script.name): \(message)") }
       guard let sha = reply.text else { throw .state(StateError("SCRIPT LOAD of \(script.name): no SHA1 came")) }

@@ -73,7 +73,9 @@ final class TLSTransport: Transport {
   private let plain: PlainTransport
   private let stream: TLSClientStream
 
-  init(_ plain: PlainTransport, host: String, settings: RedisURL.TLS, interrupter: RedisInterrupter, _ deadline: Deadline)
+  init(
+    _ plain: PlainTransport, host: String, settings: RedisURL.TLS, interrupter: RedisInterrupter, _ deadline: Deadline
+  )
     throws(RedisError)
   {
     self.plain = plain

@@ -60,6 +60,7 @@ extension Event {
       let at = fields.removeValue(forKey: "at").flatMap({ Int($0) })
     else { throw StateError("event \(entry.id): the fields type, id and at were expected, \(entry.fields) came") }
     self.init(
-      streamID: entry.id, type: type, id: id, reason: fields.removeValue(forKey: "reason") ?? "", at: at, fields: fields)
+      streamID: entry.id, type: type, id: id, reason: fields.removeValue(forKey: "reason") ?? "", at: at, fields: fields
+    )
   }
 }

@@ -150,7 +150,8 @@ package struct Leases: Sendable {
     }
     return [
       session.id, session.pool, session.origin.rawValue, String(session.createdAt), String(session.expiresAt),
-      String(session.idleLimitMilliseconds), String(session.graceMilliseconds), String(JSON.object(head).text.dropLast()),
+      String(session.idleLimitMilliseconds), String(session.graceMilliseconds),
+      String(JSON.object(head).text.dropLast()),
       "," + JSON.object(tail).text.dropFirst(),
     ]
   }

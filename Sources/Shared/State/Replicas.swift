@@ -51,7 +51,8 @@ package struct Replicas: Sendable {
   /// beat is not later than that: so a replica that beats again between the leader's look and its word stays.
   package func forget(id: String, ifSilentSince: Int? = nil, now: Int) -> Command<[String]> {
     keys.call(
-      Self.forgetScript, now: now, [id, ifSilentSince.map(String.init) ?? "+inf"], parse: Read.strings("replicas.forget"))
+      Self.forgetScript, now: now, [id, ifSilentSince.map(String.init) ?? "+inf"],
+      parse: Read.strings("replicas.forget"))
   }
 }
 

@@ -55,7 +55,8 @@ package enum DevelopmentCertificate {
   /// What stands in host names and IP literals; anything else could change the meaning of the extension's notation.
   private static func isPlain(_ byte: UInt8) -> Bool {
     switch byte {
-    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"),
+      UInt8(ascii: "A")...UInt8(ascii: "Z"),
       UInt8(ascii: "."), UInt8(ascii: "-"), UInt8(ascii: "*"), UInt8(ascii: ":"):
       true
     default: false
@@ -68,7 +69,8 @@ package enum DevelopmentCertificate {
   }
 
   private static func addText(to subject: OpaquePointer, field: String, _ text: String) -> Bool {
-    unsafe X509_NAME_add_entry_by_txt(subject, field, MBSTRING_UTF8, Array(text.utf8), Int32(text.utf8.count), -1, 0) == 1
+    unsafe X509_NAME_add_entry_by_txt(subject, field, MBSTRING_UTF8, Array(text.utf8), Int32(text.utf8.count), -1, 0)
+      == 1
   }
 
   private static func pem(_ write: (OpaquePointer) -> Int32) throws(TLSError) -> [UInt8] {
@@ -91,7 +93,9 @@ package enum DevelopmentCertificate {
     guard fileDescriptor >= 0 else { throw problem("cannot write") }
     var written = 0
     while written < bytes.count {
-      let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(fileDescriptor, $0.baseAddress! + written, $0.count - written) }
+      let count = unsafe bytes.withUnsafeBytes {
+        unsafe Glibc.write(fileDescriptor, $0.baseAddress! + written, $0.count - written)
+      }
       if count < 0 && errno == EINTR { continue }
       guard count > 0 else {
         let problem = problem("cannot write")

@@ -141,10 +141,12 @@ import Glibc
       let code = takeError()
       let number = unsafe copenssl_socket_error(bio)
       if number != 0 {
-        throw TLSError(.connection, "the connection to \(name) broke while \(what): \(unsafe String(cString: strerror(number)))")
+        throw TLSError(
+          .connection, "the connection to \(name) broke while \(what): \(unsafe String(cString: strerror(number)))")
       }
       throw TLSError(
-        .connection, "the connection to \(name) broke while \(what): \(code == 0 ? "the peer hung up" : describe(code))")
+        .connection, "the connection to \(name) broke while \(what): \(code == 0 ? "the peer hung up" : describe(code))"
+      )
     }
     while true {
       var poller = pollfd(fd: fileDescriptor, events: Int16(events), revents: 0)

@@ -1,9 +1,10 @@
 """Playwright against Berth, as a user writes it. Prints one JSON object; any failure is a traceback and exit status 1.
 
-    playwright_client.py ENDPOINT [--count N] [--at-once N] [--work FILE]
+    playwright_client.py ENDPOINT [--count N] [--at-once N] [--in-turn N] [--work FILE]
 
 --count N     N sessions, one after the other
 --at-once N   N sessions that are all open at the same time
+--in-turn N   N sessions, connected one after the other, that all stay open; says what each found on its arrival
 --work FILE   one session that works on its page, a line of output per round, until FILE is there
 """
 
@@ -49,6 +50,20 @@ async def at_once(playwright, endpoint, count):
     return seen
 
 
+async def in_turn(playwright, endpoint, count):
+    """One program that opens a second browser while it has the first: its HTTP client keeps its connections."""
+    browsers, found = [], []
+    for _ in range(count):
+        browser = await playwright.chromium.connect_over_cdp(endpoint)
+        found.append([page.url for context in browser.contexts for page in context.pages])
+        page = await browser.contexts[0].new_page()
+        await page.goto(PAGE)
+        browsers.append(browser)
+    for browser in browsers:
+        await browser.close()
+    return found
+
+
 async def work(playwright, endpoint, until):
     browser = await playwright.chromium.connect_over_cdp(endpoint)
     page = await browser.new_page()
@@ -69,11 +84,14 @@ async def main():
     arguments.add_argument("endpoint")
     arguments.add_argument("--count", type=int, default=1)
     arguments.add_argument("--at-once", type=int, default=0)
+    arguments.add_argument("--in-turn", type=int, default=0)
     arguments.add_argument("--work", metavar="FILE")
     given = arguments.parse_args()
     async with async_playwright() as playwright:
         if given.work:
             result = await work(playwright, given.endpoint, given.work)
+        elif given.in_turn:
+            result = {"found": await in_turn(playwright, given.endpoint, given.in_turn)}
         elif given.at_once:
             result = {"sessions": await at_once(playwright, given.endpoint, given.at_once)}
         else:

@@ -20,7 +20,8 @@ struct CDPEndpointTests {
       ("/devtools/../json/version", .invalid("the path is malformed")),
       ("/devtools/%2e%2E/json", .invalid("the path is malformed")), ("/.", .invalid("the path is malformed")),
       ("/devtools/.%2e", .invalid("the path is malformed")), ("/devtools/...", .frontend),
-      ("json/version", .invalid("the path is malformed")), ("/json/close/a%20b", .invalid("the target id is malformed")),
+      ("json/version", .invalid("the path is malformed")),
+      ("/json/close/a%20b", .invalid("the target id is malformed")),
     ])
   func plain(path: String, action: Action) {
     let endpoint = CDPEndpoint(method: "GET", path: path, isUpgrade: false)
@@ -74,19 +75,27 @@ struct CDPEndpointTests {
       #expect(endpoint.action == .invalid("the session id is malformed"))
       #expect(endpoint.target(browser: "b", query: nil) == nil)
     }
-    #expect(CDPEndpoint(method: "GET", path: "/instance/a,b", isUpgrade: true).action == .invalid("the instance id is malformed"))
-    #expect(CDPEndpoint(method: "GET", path: "/session//json", isUpgrade: false).action == .invalid("the session id is malformed"))
+    #expect(
+      CDPEndpoint(method: "GET", path: "/instance/a,b", isUpgrade: true).action
+        == .invalid("the instance id is malformed"))
+    #expect(
+      CDPEndpoint(method: "GET", path: "/session//json", isUpgrade: false).action
+        == .invalid("the session id is malformed"))
     for path in ["/session/a b/json", "/session/é/json", "/x\r\ny", "/\u{7F}", "/x\u{0}"] {
       #expect(CDPEndpoint(method: "GET", path: path, isUpgrade: false).action == .invalid("the path is malformed"))
     }
-    #expect(CDPEndpoint(method: "GET", path: "/session/../json", isUpgrade: false).action == .invalid("the path is malformed"))
+    #expect(
+      CDPEndpoint(method: "GET", path: "/session/../json", isUpgrade: false).action == .invalid("the path is malformed")
+    )
   }
 
   @Test("only answers with a body and addresses are rewritten")
   func rewritten() {
     for (method, path, expected) in [
-      ("GET", "/json/version", true), ("get", "/json", true), ("PUT", "/json/new", true), ("HEAD", "/json/version", false),
-      ("head", "/json/version", false), ("HEAD1", "/json/version", true), ("GET", "/json/protocol", false), ("GET", "/x", false),
+      ("GET", "/json/version", true), ("get", "/json", true), ("PUT", "/json/new", true),
+      ("HEAD", "/json/version", false),
+      ("head", "/json/version", false), ("HEAD1", "/json/version", true), ("GET", "/json/protocol", false),
+      ("GET", "/x", false),
     ] {
       #expect(CDPEndpoint(method: method, path: path, isUpgrade: false).isRewritten == expected, "\(method) \(path)")
     }

@@ -104,7 +104,8 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
 
 @Suite struct PoolSpecTests {
   @Test func placeholdersAreFilledInEverywhere() {
-    let text = ProcessSpec.expand("--a={port},{port} {dir}/{id} {unknown} {{port}} {", port: 51_000, directory: "/d", id: "i-1")
+    let text = ProcessSpec.expand(
+      "--a={port},{port} {dir}/{id} {unknown} {{port}} {", port: 51_000, directory: "/d", id: "i-1")
     #expect(text == "--a=51000,51000 /d/i-1 {unknown} {51000} {")
     // What a value contains is not expanded again.
     #expect(ProcessSpec.expand("{id}", port: 1, directory: "/d", id: "{port}") == "{port}")
@@ -126,9 +127,17 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
     }
     #expect(spec { _ in } == nil)
     #expect(spec { $0.min = 9 } == "min (9) is greater than max (8)")
-    #expect(spec { $0.max = 0; $0.min = 0 } == "max must be at least 1")
+    #expect(
+      spec {
+        $0.max = 0
+        $0.min = 0
+      } == "max must be at least 1")
     #expect(spec { $0.spare = 9 }?.contains("spare (9)") == true)
-    #expect(spec { $0.spare = 16; $0.slots = 2 } == nil)
+    #expect(
+      spec {
+        $0.spare = 16
+        $0.slots = 2
+      } == nil)
     #expect(spec { $0.slots = 0 }?.contains("recycleAfterSessions") == true)
     #expect(spec { $0.sessions.idleMilliseconds = 2_000_000 }?.contains("idleLimitMilliseconds") == true)
   }
@@ -155,7 +164,9 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
     #expect(try idle.resolve(timeout: 10_000, idleTimeout: nil) == SessionLimits.Resolved(10_000, 10_000))
   }
 
-  @Test(arguments: [(0, nil), (999, nil), (-1, nil), (60_001, nil), (nil, 999), (5_000, 5_001), (nil, 60_001)] as [(Int?, Int?)])
+  @Test(
+    arguments: [(0, nil), (999, nil), (-1, nil), (60_001, nil), (nil, 999), (5_000, 5_001), (nil, 60_001)]
+      as [(Int?, Int?)])
   func whatIsOutOfRangeIsRefusedWithTheRange(timeout: Int?, idle: Int?) {
     #expect {
       try limits.resolve(timeout: timeout, idleTimeout: idle)

@@ -28,7 +28,8 @@ import Testing
     ),
     (
       "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-      Parsed(result: .complete, byteCount: 31, method: "OPTIONS", target: "*", path: "*", authority: "a", fields: ["Host"])
+      Parsed(
+        result: .complete, byteCount: 31, method: "OPTIONS", target: "*", path: "*", authority: "a", fields: ["Host"])
     ),
     (
       "GET / HTTP/1.0\r\n\r\n",
@@ -43,7 +44,8 @@ import Testing
     (
       "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n",
       Parsed(
-        result: .complete, byteCount: 82, method: "GET", target: "/ws", path: "/ws", authority: "a", upgrade: .webSocket,
+        result: .complete, byteCount: 82, method: "GET", target: "/ws", path: "/ws", authority: "a",
+        upgrade: .webSocket,
         fields: ["Host", "Connection", "Upgrade"])
     ),
     (
@@ -68,17 +70,24 @@ import Testing
   }
 
   static let refused: [(String, HTTPError)] = [
-    ("\u{16}\u{03}\u{01}\u{02}", .tlsOnPlainPort), ("(GET / HTTP/1.1\r\n", .notHTTP), ("\nGET / HTTP/1.1\r\n", .bareLineFeed),
-    ("\rGET / HTTP/1.1\r\n", .bareCarriageReturn), ("GET/ HTTP/1.1\r\n", .badMethod), ("GET  / HTTP/1.1\r\n", .badTarget),
+    ("\u{16}\u{03}\u{01}\u{02}", .tlsOnPlainPort), ("(GET / HTTP/1.1\r\n", .notHTTP),
+    ("\nGET / HTTP/1.1\r\n", .bareLineFeed),
+    ("\rGET / HTTP/1.1\r\n", .bareCarriageReturn), ("GET/ HTTP/1.1\r\n", .badMethod),
+    ("GET  / HTTP/1.1\r\n", .badTarget),
     ("GET / HTTP/1.1 \r\n", .badVersion), ("GET /\r\n", .badTarget), ("GET / HTTP/2.0\r\n", .unsupportedVersion),
-    ("GET / HTTP/1.2\r\n", .unsupportedVersion), ("GET / http/1.1\r\n", .badVersion), ("GET / HTTP/1.1\n", .bareLineFeed),
-    ("GET /\u{7F} HTTP/1.1\r\n", .badFieldValue), ("GET /a#b HTTP/1.1\r\n", .badTarget), ("GET /ä HTTP/1.1\r\n", .badTarget),
-    ("GET a HTTP/1.1\r\n", .badTarget), ("GET ftp://a/ HTTP/1.1\r\n", .badTarget), ("GET http:///x HTTP/1.1\r\n", .badHost),
+    ("GET / HTTP/1.2\r\n", .unsupportedVersion), ("GET / http/1.1\r\n", .badVersion),
+    ("GET / HTTP/1.1\n", .bareLineFeed),
+    ("GET /\u{7F} HTTP/1.1\r\n", .badFieldValue), ("GET /a#b HTTP/1.1\r\n", .badTarget),
+    ("GET /ä HTTP/1.1\r\n", .badTarget),
+    ("GET a HTTP/1.1\r\n", .badTarget), ("GET ftp://a/ HTTP/1.1\r\n", .badTarget),
+    ("GET http:///x HTTP/1.1\r\n", .badHost),
     ("GET * HTTP/1.1\r\n", .badTarget), ("CONNECT a:80 HTTP/1.1\r\n", .connectMethod),
-    ("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", .foldedField), ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", .whitespaceBeforeColon),
+    ("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", .foldedField),
+    ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", .whitespaceBeforeColon),
     ("GET / HTTP/1.1\r\n: a\r\n\r\n", .badFieldName), ("GET / HTTP/1.1\r\nHost\r\n\r\n", .badFieldName),
     ("GET / HTTP/1.1\r\nH\u{00E4}: a\r\n\r\n", .badFieldName), ("GET / HTTP/1.1\r\nX: a\u{0}b\r\n\r\n", .badFieldValue),
-    ("GET / HTTP/1.1\r\nX: a\rb\r\n\r\n", .bareCarriageReturn), ("GET / HTTP/1.1\r\nX: a\nHost: b\r\n\r\n", .bareLineFeed),
+    ("GET / HTTP/1.1\r\nX: a\rb\r\n\r\n", .bareCarriageReturn),
+    ("GET / HTTP/1.1\r\nX: a\nHost: b\r\n\r\n", .bareLineFeed),
     ("GET / HTTP/1.1\r\n\r\n", .missingHost), ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", .duplicateHost),
     ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", .badHost), ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", .badHost),
     ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", .badHost), ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", .badHost),
@@ -87,14 +96,20 @@ import Testing
     ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n", .badContentLength),
     ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", .badContentLength),
     ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", .duplicateContentLength),
-    ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", .lengthAndTransferEncoding),
+    (
+      "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", .lengthAndTransferEncoding
+    ),
     ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", .badTransferEncoding),
     ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", .badTransferEncoding),
-    ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", .badTransferEncoding),
+    (
+      "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+      .badTransferEncoding
+    ),
     ("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", .transferEncodingIn10),
     ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", .unsupportedExpectation),
     (
-      "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n", .badUpgrade
+      "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n",
+      .badUpgrade
     ),
   ]
 
@@ -121,7 +136,8 @@ import Testing
     let longer = "GET /" + String(repeating: "a", count: 64) + " HTTP/1.1\r\n"
     #expect(parse(.request, longer, limits: limits).result == .failed(.lineTooLong))
     // Refused as soon as it is too long, not when its end comes.
-    #expect(parse(.request, "GET /" + String(repeating: "a", count: 64), limits: limits).result == .failed(.lineTooLong))
+    #expect(
+      parse(.request, "GET /" + String(repeating: "a", count: 64), limits: limits).result == .failed(.lineTooLong))
     let large = "GET / HTTP/1.1\r\nHost: a\r\nX: " + String(repeating: "b", count: 128)
     #expect(parse(.request, large, limits: limits).result == .failed(.headTooLarge))
     let many = "GET / HTTP/1.1\r\nHost: a\r\n" + String(repeating: "A: b\r\n", count: HTTPLimits.fieldCount - 1)
@@ -137,15 +153,22 @@ import Testing
     ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", .complete, 200, .length(3), false),
     ("HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", .complete, 204, .none, true),
     ("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", .complete, 304, .none, true),
-    ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", .complete, 101, .none, true),
+    (
+      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", .complete, 101, .none,
+      true
+    ),
     ("HTTP/1.1 099 Low\r\n\r\n", .failed(.badStatusLine), 0, .none, true),
     ("HTTP/1.1 2000 OK\r\n\r\n", .failed(.badStatusLine), 0, .none, true),
-    ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", .failed(.lengthAndTransferEncoding), 0, .none, true),
+    (
+      "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", .failed(.lengthAndTransferEncoding),
+      0, .none, true
+    ),
     ("ICY 200 OK\r\n\r\n", .failed(.badStatusLine), 0, .none, true),
   ]
 
   @Test(arguments: responses)
-  func readsResponses(_ text: String, _ result: ParseResult, _ status: Int, _ framing: BodyFraming, _ keepsAlive: Bool) {
+  func readsResponses(_ text: String, _ result: ParseResult, _ status: Int, _ framing: BodyFraming, _ keepsAlive: Bool)
+  {
     let parsed = parse(.response, text)
     #expect(parsed.result == result)
     guard result == .complete else { return }

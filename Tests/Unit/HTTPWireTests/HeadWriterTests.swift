@@ -19,7 +19,8 @@ import Testing
     let newHost = Array(host.utf8)
     var span = output.mutableSpan
     guard
-      let count = head.writeRequest(bytes.span, changes: changes, target: newTarget.span, host: newHost.span, into: &span)
+      let count = head.writeRequest(
+        bytes.span, changes: changes, target: newTarget.span, host: newHost.span, into: &span)
     else { return nil }
     return String(decoding: output[..<count], as: UTF8.self)
   }

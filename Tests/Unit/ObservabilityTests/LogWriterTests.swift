@@ -30,8 +30,9 @@ struct LogWriterTests {
 
   @Test("a record is one line of JSON with time, level, message and fields")
   func form() throws {
-    let line = LogWriter.line(
-      at: 1_795_254_548_007, .warning, "a \"b\"\n\u{1}\u{7F}é", ["text": "x\ty", "number": -5, "flag": true, "level": "mine"])
+    // A dictionary has no order; what callers write has.
+    let fields: KeyValuePairs<String, LogValue> = ["text": "x\ty", "number": -5, "flag": true, "level": "mine"]
+    let line = LogWriter.line(at: 1_795_254_548_007, .warning, "a \"b\"\n\u{1}\u{7F}é", fields)
     #expect(
       String(decoding: line, as: UTF8.self)
         == #"{"time":"2026-11-21T09:49:08.007Z","level":"warning","message":"a \"b\"\n\u0001\u007fé","text":"x\ty","number":-5,"flag":true,"level_":"mine"}"#
@@ -145,7 +146,8 @@ struct LogWriterTests {
 
   @Test("long texts are cut")
   func long() throws {
-    let line = LogWriter.line(at: 0, .info, String(repeating: "é", count: 10_000), ["field": .string(String(repeating: "y", count: 9_000))])
+    let line = LogWriter.line(
+      at: 0, .info, String(repeating: "é", count: 10_000), ["field": .string(String(repeating: "y", count: 9_000))])
     let json = try JSON(parsing: line)
     #expect(json["message"]?.string?.utf8.count == LogWriter.maximumTextBytes + 3)
     #expect(json["field"]?.string == String(repeating: "y", count: LogWriter.maximumTextBytes) + "…")

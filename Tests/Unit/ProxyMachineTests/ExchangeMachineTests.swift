@@ -45,7 +45,8 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
     "the instance ends its body by closing",
     [
       .request(get, exclusive: false, becomes: .connect), .connected(reused: false),
-      .response(ResponseFacts(status: 200, framing: .untilClose, keepsAlive: false), becomes: .relay(.untilClose, closes: true)),
+      .response(
+        ResponseFacts(status: 200, framing: .untilClose, keepsAlive: false), becomes: .relay(.untilClose, closes: true)),
       .responseEnd(.untilClose, .finish(.responseComplete, reuseInstance: false)),
     ], .finishing
   ),
@@ -60,7 +61,8 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
     "interim answers come before the final one",
     [
       .request(post, exclusive: false, becomes: .connect), .connected(reused: false),
-      .response(ResponseFacts(status: 100), becomes: .relayInterim), .response(ResponseFacts(status: 103), becomes: .relayInterim),
+      .response(ResponseFacts(status: 100), becomes: .relayInterim),
+      .response(ResponseFacts(status: 103), becomes: .relayInterim),
       .bodyForwarded, .requestEnd(.none), .response(ok, becomes: .relay(.length(2), closes: false)),
       .responseEnd(.length(2), .nextRequest(reuseInstance: true)),
     ], .readingHead
@@ -131,7 +133,8 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
   (
     "connections that do not come to stand are tried three times, whatever the method",
     [
-      .request(post, exclusive: false, becomes: .connect), .fault(.connectFailed, .retry), .fault(.connectTimeout, .retry),
+      .request(post, exclusive: false, becomes: .connect), .fault(.connectFailed, .retry),
+      .fault(.connectTimeout, .retry),
       .fault(.connectFailed, .answer(status: 502, .connectFailed)),
     ], .connecting
   ),
@@ -149,15 +152,19 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
       .fault(.firstByteTimeout, .answer(status: 504, .firstByteTimeout)),
     ], .exchanging
   ),
-  ("a client that goes while it waits in the queue", [
-    .request(upgrade, exclusive: true, becomes: .acquireSlot), .clientEnd(insideHead: false, .close(.clientAborted)),
-  ], .closed),
+  (
+    "a client that goes while it waits in the queue",
+    [
+      .request(upgrade, exclusive: true, becomes: .acquireSlot), .clientEnd(insideHead: false, .close(.clientAborted)),
+    ], .closed
+  ),
   ("a client that goes between requests", [.clientEnd(insideHead: false, .close(.clientClosed))], .closed),
   ("a client that goes inside a head", [.clientEnd(insideHead: true, .close(.clientAborted))], .closed),
   (
     "a client that ends its side after a whole request still gets its answer",
     [
-      .request(get, exclusive: false, becomes: .connect), .connected(reused: false), .clientEnd(insideHead: false, .none),
+      .request(get, exclusive: false, becomes: .connect), .connected(reused: false),
+      .clientEnd(insideHead: false, .none),
       .response(ok, becomes: .relay(.length(2), closes: true)),
       .responseEnd(.length(2), .finish(.responseComplete, reuseInstance: true)),
     ], .finishing
@@ -181,7 +188,8 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
   (
     "an answer of ours keeps the connection",
     [
-      .request(get, exclusive: true, becomes: .acquireSlot), .answered(closes: false, .nextRequest(reuseInstance: false)),
+      .request(get, exclusive: true, becomes: .acquireSlot),
+      .answered(closes: false, .nextRequest(reuseInstance: false)),
     ], .readingHead
   ),
   (

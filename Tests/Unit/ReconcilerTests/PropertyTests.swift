@@ -218,7 +218,12 @@ private struct World {
   @Test func aDecisionThatWasCarriedOutIsNotRepeated() {
     for seed in UInt64(100)...130 {
       var random = SplitMix64(state: seed)
-      var world = World(spec: pool { $0.max = 6; $0.min = 2; $0.spare = 2 }, budget: 6)
+      var world = World(
+        spec: pool {
+          $0.max = 6
+          $0.min = 2
+          $0.spare = 2
+        }, budget: 6)
       for _ in 0..<100 {
         world.happen(&random)
         _ = world.reconcile(seed)

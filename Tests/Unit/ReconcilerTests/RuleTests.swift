@@ -37,8 +37,20 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
 
 @Suite struct ScaleUpTests {
   @Test func anEmptyPoolGetsItsMinimum() {
-    #expect(decide(pool { $0.min = 3; $0.spare = 0 }, []).actions == [.launch(nil), .launch(nil), .launch(nil)])
-    #expect(decide(pool { $0.min = 0; $0.spare = 0 }, []).actions == [])
+    #expect(
+      decide(
+        pool {
+          $0.min = 3
+          $0.spare = 0
+        }, []
+      ).actions == [.launch(nil), .launch(nil), .launch(nil)])
+    #expect(
+      decide(
+        pool {
+          $0.min = 0
+          $0.spare = 0
+        }, []
+      ).actions == [])
   }
 
   @Test func aSpareSlotIsKeptFree() {
@@ -49,8 +61,12 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
 
   @Test func waitingClientsAreWantedSlots() {
     #expect(decide([ready("a", leases: 1, free: 0)], waiting: 2).actions == [.launch(nil), .launch(nil), .launch(nil)])
-    #expect(decide([ready("a", leases: 1, free: 0), starting("b"), starting("c")], waiting: 2).actions == [.launch(nil)])
-    #expect(decide(pool { $0.slots = 4 }, [ready("a", leases: 4, free: 0)], waiting: 4).actions == [.launch(nil), .launch(nil)])
+    #expect(
+      decide([ready("a", leases: 1, free: 0), starting("b"), starting("c")], waiting: 2).actions == [.launch(nil)])
+    #expect(
+      decide(pool { $0.slots = 4 }, [ready("a", leases: 4, free: 0)], waiting: 4).actions == [
+        .launch(nil), .launch(nil),
+      ])
   }
 
   @Test func maxCountsAllThatTakesRoom() {
@@ -74,7 +90,11 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
   }
 
   @Test func sharedPoolsWithoutSlotsKeepTheirMinimum() {
-    let web = pool { $0.slots = 0; $0.recycleAfterSessions = 0; $0.min = 2 }
+    let web = pool {
+      $0.slots = 0
+      $0.recycleAfterSessions = 0
+      $0.min = 2
+    }
     #expect(decide(web, [ready("a", free: nil)]).actions == [.launch(nil)])
     #expect(decide(web, [ready("a", free: nil), ready("b", free: 0)]).actions == [])
   }
@@ -91,7 +111,10 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
   @Test func whatHasExitedIsRemovedAndReplaced() {
     var dead = ready("a", leases: 1, free: 0)
     dead.exited = "killed by signal 9"
-    #expect(decide([dead, ready("b", leases: 1, free: 0)]).actions == [.remove(id: "a", reason: "killed by signal 9"), .launch(nil)])
+    #expect(
+      decide([dead, ready("b", leases: 1, free: 0)]).actions == [
+        .remove(id: "a", reason: "killed by signal 9"), .launch(nil),
+      ])
   }
 
   @Test func drainedInstancesAreStoppedOnlyWhenNobodyHoldsThem() {
@@ -113,7 +136,8 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
 
   @Test func whatADeadLeaderLeftHalfDoneIsFinished() {
     #expect(
-      decide([ObservedInstance(id: "a", state: .starting), ObservedInstance(id: "b", state: .stopping), ready("c")]).actions
+      decide([ObservedInstance(id: "a", state: .starting), ObservedInstance(id: "b", state: .stopping), ready("c")])
+        .actions
         == [.stop(id: "a", reason: "its launch was given up"), .stop(id: "b", reason: "its stop was not finished")])
   }
 
@@ -176,15 +200,22 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     let late = 2_000_000
     #expect(decide(pool { $0.min = 2 }, [ready("a"), ready("b")], now: late, surplusSince: 1).actions == [])
     #expect(decide(pool { $0.spare = 2 }, [ready("a"), ready("b")], now: late, surplusSince: 1).actions == [])
-    let shared = pool { $0.slots = 4; $0.recycleAfterSessions = 0; $0.spare = 4 }
-    #expect(decide(shared, [ready("a", leases: 2, free: 2), ready("b", free: 4)], now: late, surplusSince: 1).actions == [])
+    let shared = pool {
+      $0.slots = 4
+      $0.recycleAfterSessions = 0
+      $0.spare = 4
+    }
+    #expect(
+      decide(shared, [ready("a", leases: 2, free: 2), ready("b", free: 4)], now: late, surplusSince: 1).actions == [])
   }
 
   @Test func aLoweredMaximumDrainsIdleOnesFirstAndTheRestPolitely() {
     let small = pool { $0.max = 1 }
     let why = "the pool has more than max instances"
     #expect(
-      decide(small, [ready("used", leases: 1, free: 0, startedAt: 9), ready("idle"), ready("used2", leases: 1, free: 0)])
-        .actions == [.drain(id: "idle", reason: why), .drain(id: "used", reason: why)])
+      decide(
+        small, [ready("used", leases: 1, free: 0, startedAt: 9), ready("idle"), ready("used2", leases: 1, free: 0)]
+      )
+      .actions == [.drain(id: "idle", reason: why), .drain(id: "used", reason: why)])
   }
 }

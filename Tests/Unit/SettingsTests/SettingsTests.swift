@@ -85,35 +85,63 @@ private func complaint(
   /// File, environment, flags → the whole sentence.
   @Test(
     arguments: [
-      ("maxSessions: many", [:], [:], "berth.yaml:1: maxSessions: must be a whole number from 1 to 1000000, not \"many\""),
+      (
+        "maxSessions: many", [:], [:],
+        "berth.yaml:1: maxSessions: must be a whole number from 1 to 1000000, not \"many\""
+      ),
       ("", ["MAX_SESSIONS": "0"], [:], "variable MAX_SESSIONS: must be a whole number from 1 to 1000000, not \"0\""),
       ("", [:], ["--max-sessions": "x"], "flag --max-sessions: must be a whole number from 1 to 1000000, not \"x\""),
-      ("\n\nlogLevel: loud", [:], [:],
-        "berth.yaml:3: logLevel: must be one of trace, debug, info, notice, warning, error, critical, not \"loud\""),
-      ("listen: 3000", [:], [:],
-        "berth.yaml:1: listen: must be an address and port like 127.0.0.1:3000 or [::1]:3000, not \"3000\""),
-      ("publicURL: b.example/x", [:], [:],
-        "berth.yaml:1: publicURL: must be a URL like https://browsers.example.org or http://127.0.0.1:8080, not \"b.example/x\""),
-      ("", ["PORT_RANGE_START": "60001"], [:],
-        "variable PORT_RANGE_START: the port range 60001 to 60000 is empty; its start must not be above its end"),
-      ("allowUnauthenticated: perhaps", [:], [:],
-        "berth.yaml:1: allowUnauthenticated: must be true or false, not \"perhaps\""),
+      (
+        "\n\nlogLevel: loud", [:], [:],
+        "berth.yaml:3: logLevel: must be one of trace, debug, info, notice, warning, error, critical, not \"loud\""
+      ),
+      (
+        "listen: 3000", [:], [:],
+        "berth.yaml:1: listen: must be an address and port like 127.0.0.1:3000 or [::1]:3000, not \"3000\""
+      ),
+      (
+        "publicURL: b.example/x", [:], [:],
+        "berth.yaml:1: publicURL: must be a URL like https://browsers.example.org or http://127.0.0.1:8080, not \"b.example/x\""
+      ),
+      (
+        "", ["PORT_RANGE_START": "60001"], [:],
+        "variable PORT_RANGE_START: the port range 60001 to 60000 is empty; its start must not be above its end"
+      ),
+      (
+        "allowUnauthenticated: perhaps", [:], [:],
+        "berth.yaml:1: allowUnauthenticated: must be true or false, not \"perhaps\""
+      ),
       ("maxSessions: [1]", [:], [:], "berth.yaml:1: maxSessions: must be a single value"),
       ("maxSessions: 1\nmaxSessions: 2", [:], [:], "berth.yaml:1: maxSessions stands here twice"),
       ("- a", [:], [:], "berth.yaml:1: the file must be a mapping of names to values"),
-      ("pools:\n  chrome:\n    min: 3\n    max: 2\n", [:], [:], "berth.yaml:3: pools.chrome: min (3) is greater than max (2)"),
-      ("pools:\n  chrome:\n    slots: one\n", [:], [:],
-        "berth.yaml:3: pools.chrome.slots: must be a whole number from 0 to 10000, not \"one\""),
-      ("pools:\n  Chrome: {}\n", [:], [:],
-        "berth.yaml:2: pools.Chrome: a pool's name must be 1 to 40 lower-case letters, digits, - or _"),
+      (
+        "pools:\n  chrome:\n    min: 3\n    max: 2\n", [:], [:],
+        "berth.yaml:3: pools.chrome: min (3) is greater than max (2)"
+      ),
+      (
+        "pools:\n  chrome:\n    slots: one\n", [:], [:],
+        "berth.yaml:3: pools.chrome.slots: must be a whole number from 0 to 10000, not \"one\""
+      ),
+      (
+        "pools:\n  Chrome: {}\n", [:], [:],
+        "berth.yaml:2: pools.Chrome: a pool's name must be 1 to 40 lower-case letters, digits, - or _"
+      ),
       ("pools:\n  web:\n    kind: http\n", [:], [:], "berth.yaml:3: pools.web: a pool of kind http needs a command"),
-      ("pools:\n  a:\n    runtime: docker\n", [:], [:], "berth.yaml:3: pools.a.runtime: must be one of process, not \"docker\""),
+      (
+        "pools:\n  a:\n    runtime: docker\n", [:], [:],
+        "berth.yaml:3: pools.a.runtime: must be one of process, not \"docker\""
+      ),
       ("pools: {}", [:], [:], "berth.yaml:1: pools: at least one pool must be declared"),
-      ("routes:\n  all:\n    pool: web\n", [:], [:],
-        "berth.yaml:3: routes.all.pool: must be a declared pool (chrome), not \"web\""),
-      ("routes:\n  all:\n    path: x\n    pool: chrome\n", [:], [:],
-        "berth.yaml:3: routes.all.path: must be a path that begins with / and has no query, not \"x\""),
-      ("listen: 0.0.0.0:3000", [:], [:],
+      (
+        "routes:\n  all:\n    pool: web\n", [:], [:],
+        "berth.yaml:3: routes.all.pool: must be a declared pool (chrome), not \"web\""
+      ),
+      (
+        "routes:\n  all:\n    path: x\n    pool: chrome\n", [:], [:],
+        "berth.yaml:3: routes.all.path: must be a path that begins with / and has no query, not \"x\""
+      ),
+      (
+        "listen: 0.0.0.0:3000", [:], [:],
         "berth.yaml:1: listen: 0.0.0.0:3000 can be reached from other hosts, and there are no API keys yet; listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
       ),
     ] as [(String, [String: String], [String: String], String)])
@@ -126,8 +154,11 @@ private func complaint(
   @Test func unknownNamesAreRefusedWithTheKnownOnes() {
     let top = complaint("listen: 127.0.0.1:1\nmaxSesions: 3\n")
     #expect(top.hasPrefix("berth.yaml:2: maxSesions: there is no such setting; known are allowUnauthenticated, "))
-    #expect(complaint("pools:\n  chrome:\n    spares: 3\n").hasPrefix("berth.yaml:3: pools.chrome.spares: there is no such"))
-    #expect(complaint("routes:\n  r:\n    pool: chrome\n    to: 3\n").hasPrefix("berth.yaml:4: routes.r.to: there is no such"))
+    #expect(
+      complaint("pools:\n  chrome:\n    spares: 3\n").hasPrefix("berth.yaml:3: pools.chrome.spares: there is no such"))
+    #expect(
+      complaint("routes:\n  r:\n    pool: chrome\n    to: 3\n").hasPrefix("berth.yaml:4: routes.r.to: there is no such")
+    )
   }
 
   @Test func brokenYAMLIsNamedWithItsLine() {

@@ -1,0 +1,39 @@
+// docs/redis-keys.md against a real Redis: it names every key that there can be, with its type, and none besides.
+import Redis
+import Routing
+import State
+import TestSupport
+import Testing
+
+@Suite struct StateKeysGuideTests {
+  @Test func theGuideNamesEveryKeyWithItsTypeAndNoOther() throws {
+    let world = try World()
+    try world.declare([World.pool()], routes: [RouteRecord(id: "all", pool: "chrome")])
+    let ports = Ports(keys: world.keys, host: "<host>")
+    try world.connection.run(ports.configure(range: 50_000...50_009, now: world.now))
+    for owner in ["a", "b"] { try world.connection.run(ports.allocate(owner: owner, now: world.now)) }
+    try world.connection.run(ports.quarantine(port: 50_000, owner: "a", until: world.now + 1, now: world.now))
+    // Ids that read like the guide's placeholders.
+    try world.put(world.instance("<instance>"))
+    _ = try world.acquire("<session>", holder: "<replica>")
+    _ = try world.acquire("waits", queue: true)
+    try world.connection.run(world.replicas.beat(id: "<replica>", figures: [:], touched: [], now: world.now))
+    try world.connection.run(world.targets.remember(target: "<target>", session: "<session>", ttlMilliseconds: 60_000))
+    // The supervisor's own.
+    try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
+
+    var here: Substring = #filePath[...]
+    for _ in 0..<3 { here = here[..<(here.lastIndex(of: "/") ?? here.startIndex)] }
+    let guide = try #require(readFile("\(here)/docs/redis-keys.md"))
+    var documented: [String] = []
+    for line in guide.split(separator: "\n") where line.hasPrefix("| `") {
+      let cells = line.split(separator: "|").map { $0.filter { $0 != " " && $0 != "`" } }
+      documented.append("\(cells[0]) (\(cells[1]))")
+    }
+    let actual = try world.redis.keyspace().map { key in
+      key.split(separator: ":", omittingEmptySubsequences: false).map { $0 == "chrome" ? "<pool>" : $0 }.joined(
+        separator: ":")
+    }
+    #expect(actual.sorted() == documented.sorted())
+  }
+}

@@ -1,0 +1,88 @@
+// The records that pass between the planes: what is written is read again, and what is wrong is named.
+import JSON
+import Routing
+import Testing
+
+@Suite struct RecordTests {
+  @Test func recordsSurviveTheirJSON() throws {
+    let pool = PoolRecord(
+      name: "chrome", kind: .cdp, slots: 1, recycleAfterSessions: 1, reservationMilliseconds: 5_000,
+      graceMilliseconds: 7, hardLimitMilliseconds: 60_000, idleLimitMilliseconds: 9, queueTimeoutMilliseconds: 11,
+      queueLimit: 12)
+    #expect(try PoolRecord(name: "chrome", json: pool.json) == pool)
+    let route = RouteRecord(
+      id: "api", host: "a.test", path: "/api", pool: "web", strategy: .leastConnections, stripPrefix: true)
+    #expect(try RouteRecord(id: "api", json: route.json) == route)
+    let instance = InstanceRecord(
+      id: "i", pool: "chrome", host: "127.0.0.1", port: 50_000, generation: 3, state: .draining, slots: 1,
+      startedAt: 1_700_000_000_000, browser: "guid", pid: 7, pidStart: 8, labels: ["a": "b"])
+    #expect(try InstanceRecord(id: "i", json: instance.json) == instance)
+    let session = SessionRecord(
+      id: "s", pool: "chrome", origin: .connection, instance: "i", host: "127.0.0.1", port: 50_000, browser: "guid",
+      url: "http://x/", createdAt: 1, expiresAt: 2, idleLimitMilliseconds: 3, graceMilliseconds: 4, metadata: ["k": "v"]
+    )
+    #expect(try SessionRecord(id: "s", json: session.json) == session)
+  }
+
+  @Test func defaultsAreEnoughForARoutesFile() throws {
+    #expect(try PoolRecord(name: "web", json: [:]) == PoolRecord(name: "web", kind: .http, slots: 0))
+    #expect(try RouteRecord(id: "r", json: ["pool": "web"]) == RouteRecord(id: "r", pool: "web"))
+    let instance = try InstanceRecord(id: "i", json: ["pool": "web", "host": "127.0.0.1", "port": 80])
+    #expect(instance.state == .ready && instance.generation == 1)
+  }
+
+  @Test(arguments: [
+    (#"{"slot":1}"#, "unknown field \"slot\""), (#"{"slots":"1"}"#, "\"slots\" must be a whole number"),
+    (#"{"slots":-1}"#, "from 0 to 10000"), (#"{"kind":"ftp"}"#, "one of cdp, vnc, http, not \"ftp\""),
+    (#"{"name":"other"}"#, "says \"other\""), ("[]", "a JSON object"), (#"{"queueLimit":1.5}"#, "\"queueLimit\""),
+  ]) func wrongPoolsAreNamed(_ text: String, _ part: String) throws {
+    let json = try JSON(parsing: text)
+    #expect {
+      try PoolRecord(name: "web", json: json)
+    } throws: { error in "\(error)".contains("pool \"web\"") && "\(error)".contains(part) }
+  }
+
+  @Test(arguments: [
+    (#"{"pool":"web","path":"api"}"#, "must start with /"), (#"{"pool":"web","path":"/a?b"}"#, "no query"),
+    ("{}", "\"pool\" must be a string"), (#"{"pool":"web","stripPrefix":1}"#, "true or false"),
+  ]) func wrongRoutesAreNamed(_ text: String, _ part: String) throws {
+    let json = try JSON(parsing: text)
+    #expect {
+      try RouteRecord(id: "r", json: json)
+    } throws: { error in "\(error)".contains("route \"r\"") && "\(error)".contains(part) }
+  }
+
+  @Test func keysOfADeploymentStartAlike() {
+    let standard = Keys()
+    #expect(standard.session("a") == "session:a")
+    #expect(standard.portsFree(host: "h") == "berth:ports:h:free")
+    let other = Keys(prefix: "{x}:")
+    #expect(other.session("a") == "{x}:session:a")
+    #expect(other.slots(pool: "p").hasPrefix("{x}:"))
+  }
+}
+
+@Suite struct RoutingTableTests {
+  @Test func theMostSpecificRouteComesFirst() {
+    let routes = [
+      RouteRecord(id: "all", pool: "p"), RouteRecord(id: "api", path: "/api", pool: "p"),
+      RouteRecord(id: "host", host: "a.test", pool: "p"),
+      RouteRecord(id: "host-api", host: "a.test", path: "/api", pool: "p"),
+    ]
+    for order in [routes, routes.reversed()] {
+      let table = RoutingTable(pools: [], routes: order, instances: [])
+      #expect(table.routes.map(\.id) == ["host-api", "host", "api", "all"])
+    }
+  }
+
+  @Test func instancesAreFoundByIdAndBrowser() {
+    let instances = [
+      InstanceRecord(id: "b", pool: "p", host: "127.0.0.1", port: 2, browser: "guid"),
+      InstanceRecord(id: "a", pool: "p", host: "127.0.0.1", port: 1),
+    ]
+    let table = RoutingState(instances: instances).table
+    #expect(table.instance(id: "a")?.port == 1)
+    #expect(table.instance(browser: "guid")?.id == "b")
+    #expect(table.instance(id: "guid") == nil && table.instance(browser: "a") == nil)
+  }
+}
