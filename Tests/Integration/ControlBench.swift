@@ -23,9 +23,8 @@ final class ControlBench: Sendable {
   init(range: ClosedRange<Int>? = nil) throws {
     redis = try RedisFixture()
     client = try RedisClient(url: redis.unixURL)
-    directory = "/tmp/berth-test-\(Kernel.processID)-control-\(UInt32.random(in: 0...UInt32.max))"
-    let first = Int.random(in: 51_000...51_900)
-    self.range = range ?? first...(first + 99)
+    directory = "/tmp/bt-\(Kernel.processID)-\(String(UInt32.random(in: 0...UInt32.max), radix: 16))"
+    self.range = try range ?? TestPorts.take(20)
   }
   /// What a test that failed has left.
   deinit {

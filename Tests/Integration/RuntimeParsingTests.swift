@@ -60,7 +60,7 @@ import Testing
   @Test func aPortIsTakenOnAnyAddress() async throws {
     let bench = try RuntimeBench("bind")
     for address in ["0.0.0.0", "127.0.0.1", "::1", "::"] {
-      let port = unusedPort()
+      let port = try unusedPort()
       let squatter = try await bench.launch(
         "squatter", shellPool("exec python3 -m http.server {port} --bind \(address)"), port: port)
       try await eventually("\(address):\(port) is taken") { BindProbe.conflict(port: port) != nil }

@@ -5,6 +5,7 @@ import Glibc
 import JSON
 import Routing
 import Runtimes
+import Synchronization
 import Testing
 
 /// A state directory of a test's own with a runtime on it.
@@ -31,13 +32,27 @@ final class RuntimeBench: Sendable {
   func has(_ path: String) -> Bool { Kernel.list("\(directory)/\(path)") != nil }
 }
 
-/// A port of this test run that nothing has; other suites and other test runs look in the same range.
-func unusedPort() -> Int {
-  while true {
-    let port = Int.random(in: 51_000..<52_000)
-    if BindProbe.conflict(port: port) == nil { return port }
+/// Ports for tests that run at once: each one is given to one test of this process, and lies below those that the
+/// kernel uses for outgoing connections. Where in the range it begins is random, for test runs beside each other.
+enum TestPorts {
+  private static let all = 20_000..<30_000
+  private static let next = Mutex(Int.random(in: all))
+
+  /// So many ports in a row that nothing has.
+  static func take(_ count: Int) throws -> ClosedRange<Int> {
+    try next.withLock { next in
+      for _ in 0..<1_000 {
+        if next + count > all.upperBound { next = all.lowerBound }
+        let range = next...(next + count - 1)
+        next += count
+        if range.allSatisfy({ BindProbe.conflict(port: $0) == nil }) { return range }
+      }
+      throw ProbeError("no \(count) ports in a row are free from \(all.lowerBound) to \(all.upperBound)")
+    }
   }
 }
+
+func unusedPort() throws -> Int { try TestPorts.take(1).lowerBound }
 
 func chromePool() -> PoolSpec { PoolSpec(name: "chrome", kind: .cdp, runtime: .process(ProcessSpec())) }
 
@@ -51,7 +66,7 @@ func shellPool(_ script: String, kind: PoolKind = .http, environment: [String: S
 
 extension RuntimeBench {
   func launch(_ id: String, _ spec: PoolSpec, port: Int? = nil) async throws -> InstanceRecord {
-    let port = port ?? unusedPort()
+    let port = try port ?? unusedPort()
     let identity = try await runtime.launch(LaunchPlan(id: id, spec: spec, port: port))
     return InstanceRecord(
       id: id, pool: spec.name, host: "127.0.0.1", port: port, state: .starting, pid: identity.pid,
@@ -133,7 +148,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
 
   @Test func aTakenPortIsSaidAtOnce() async throws {
     let bench = try RuntimeBench("taken")
-    let port = unusedPort()
+    let port = try unusedPort()
     let squatter = try await bench.launch(
       "squatter", shellPool("exec python3 -m http.server {port} --bind 127.0.0.1"), port: port)
     _ = try await bench.runtime.awaitReady(squatter, spec: shellPool(""), milliseconds: 30_000)
