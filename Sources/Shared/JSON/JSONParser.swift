@@ -150,8 +150,8 @@ private struct JSONParser {
   }
 
   private mutating func string() throws(JSONError) -> String {
-    position += 1
     let start = position
+    position += 1
     var out: [UInt8] = []
     while let byte = next {
       switch byte {
