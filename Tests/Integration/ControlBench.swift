@@ -114,7 +114,12 @@ final class RunningControl: Sendable {
 
   init(_ name: String, bench: ControlBench, pools: [PoolSpec]) throws {
     let options = RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000)
-    let logger = Logger(label: name) { _ in SwiftLogNoOpLogHandler() }
+    // BERTH_TEST_LOG=1 shows what the control planes of all tests say.
+    var logger = Logger(label: name + "@" + bench.directory) { label -> any LogHandler in
+      if Kernel.environment["BERTH_TEST_LOG"] == nil { return SwiftLogNoOpLogHandler() }
+      return StreamLogHandler.standardError(label: label)
+    }
+    logger.logLevel = .debug
     let client = try RedisClient(url: bench.redis.unixURL, options: options)
     let leaseClient = try RedisClient(url: bench.redis.unixURL, options: options, threads: 1)
     clients = [client, leaseClient]

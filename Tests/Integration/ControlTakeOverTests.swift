@@ -48,6 +48,20 @@ import Testing
     await second.stop(instances: true)
   }
 
+  @Test func anEndThatComesBeforeTheTakeOverLeavesNothingEither() async throws {
+    let bench = try ControlBench()
+    let first = try bench.start("a", [bench.pool()])
+    let before = try await bench.settled(1)
+    await first.kill()
+    // It has to wait for the dead one's lease, takes over, and ends what it finds.
+    let second = try bench.start("b", [bench.pool()])
+    try await eventually("b stands by") { await second.lease.anotherLeads }
+    await second.stop(instances: true)
+    #expect(!ProcessTable.isAlive(before[0].identity!))
+    #expect(try await bench.instances().isEmpty)
+    #expect(try await bench.allocated().isEmpty)
+  }
+
   @Test func whatADeadLeaderLeftHalfDoneIsFinishedOrRemoved() async throws {
     let bench = try ControlBench()
     let runtime = try bench.runtime()

@@ -45,8 +45,11 @@ struct Managed: Sendable {
       id: record.id, state: record.state, generation: record.generation, startedAt: record.startedAt, leases: leases,
       freeSlots: freeSlots, exited: exited?.description ?? lost, failures: lifecycle.failures, order: order,
       // What Redis has not heard of yet may still be given to a client.
-      busy: busy || isUnsaved || waits)
+      busy: !isSettled || waits)
   }
+
+  /// Whether nothing is being done with it and Redis has its record.
+  var isSettled: Bool { !busy && !isUnsaved && !isSaving }
 
   /// Takes an event of its life; false when it has no meaning now.
   mutating func apply(_ event: InstanceLifecycle.Event, reason: String) -> Bool {

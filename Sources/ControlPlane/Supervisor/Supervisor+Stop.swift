@@ -80,8 +80,19 @@ extension Supervisor {
   /// Drains and ends all instances, for an exit that leaves nothing behind. Sessions get the drain time to finish. Also
   /// without Redis, which may be gone already: then processes and directories go, and the records with the next leader.
   func endAll() async {
+    // A leader that died a moment ago is followed first: what it left is this one's to end. One that lives is not
+    // disturbed.
+    let following = Deadline(milliseconds: LeaderLease.ttlMilliseconds + 1_000)
+    while await lease.current == nil, await lease.anotherLeads, !following.hasPassed {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 100)
+    }
+    if let term = await lease.current {
+      if termNumber != term.number, (try? await takeOver(term)) != nil { termNumber = term.number }
+    } else if await lease.anotherLeads {
+      return
+    }
     let deadline = Deadline(milliseconds: configuration.drainMilliseconds)
-    if await lease.current == nil, await lease.anotherLeads { return }
     for id in instances.keys.sorted() where instances[id]?.apply(.drain, reason: "the control plane stops") == true {
       await save(id)
     }

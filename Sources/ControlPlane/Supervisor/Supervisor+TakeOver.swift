@@ -129,8 +129,7 @@ extension Supervisor {
     let registered = Set(try await redis.run(facts.registered()))
     // One that is being ended may be out of Redis already, one that is being launched or saved not yet in it; and what
     // changed during the question was not asked about.
-    func isSettled(_ entry: Managed?) -> Bool { entry.map { !$0.busy && !$0.isUnsaved && !$0.isSaving } ?? false }
-    for id in before.keys where !registered.contains(id) && isSettled(before[id]) && isSettled(instances[id]) {
+    for id in before.keys where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
       logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
       restore(id)
     }

@@ -200,15 +200,17 @@ package actor Supervisor {
 
   private func observe(_ look: Look, isRegistered: Bool) -> ObservedInstance {
     let id = look.entry.record.id
-    // Tasks came in between; what they changed is judged at the next look.
-    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered
+    // Tasks came in between, or Redis was hearing of it while it was asked: then its answer is about an earlier state,
+    // and what follows from the new one is judged at the next look.
+    guard let entry = instances[id], entry.token == look.entry.token, entry.record == look.entry.record, isRegistered,
+      look.entry.isSettled, entry.isSettled
     else {
       var changing = look.entry
       changing.busy = true
       return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
     }
     let isSpent = entry.record.state == .ready && entry.record.slots > 0 && look.freeSlots == nil
-    if !entry.isUnsaved && (look.leases > 0 || isSpent) { instances[id]?.wasUsed = true }
+    if look.leases > 0 || isSpent { instances[id]?.wasUsed = true }
     return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
   }
 
