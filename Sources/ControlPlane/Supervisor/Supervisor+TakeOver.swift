@@ -129,7 +129,8 @@ extension Supervisor {
     let registered = Set(try await redis.run(facts.registered()))
     // One that is being ended may be out of Redis already, one that is being launched or saved not yet in it; and what
     // changed during the question was not asked about.
-    for id in before.keys where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
+    for id in before.keys
+    where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
       logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
       restore(id)
     }
