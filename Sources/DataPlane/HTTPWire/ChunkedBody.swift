@@ -36,13 +36,13 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
       let byte = bytes[index]
       switch position {
       case .sizeStart:
-        guard hexadecimal(byte) != nil else { return .failed(.badChunkSize) }
+        guard hexadecimalDigit(byte) != nil else { return .failed(.badChunkSize) }
         position = .size
         remaining = 0
         digits = 0
         continue
       case .size:
-        if let digit = hexadecimal(byte) {
+        if let digit = hexadecimalDigit(byte) {
           digits += 1
           guard digits <= 15 else { return .failed(.badChunkSize) }
           remaining = remaining << 4 | UInt64(digit)
@@ -114,14 +114,5 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
       index += 1
     }
     return .more
-  }
-
-  private func hexadecimal(_ byte: UInt8) -> UInt8? {
-    switch byte {
-    case 0x30...0x39: byte - 0x30
-    case 0x41...0x46: byte - 0x41 + 10
-    case 0x61...0x66: byte - 0x61 + 10
-    default: nil
-    }
   }
 }
