@@ -66,6 +66,31 @@ import Testing
     answerer.join()
   }
 
+  /// What the poller says of a connection may be older than the read that took its bytes: that must not end a kept one.
+  @Test func longBodiesLeaveTheConnectionForTheNextRequest() throws {
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(instances: [instance.address])
+    let client = engine.connect()
+    let count = 1_048_576
+    client.send(get)
+    let upstream = try #require(instance.accept())
+    let answerer = Thread.start("test-instance") { [get, upstream] in
+      for _ in 0..<50 {
+        guard upstream.receive(upTo: "\r\n\r\n") == get else { return }
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: \(count)\r\n\r\n")
+        upstream.send([UInt8](repeating: 0x61, count: count))
+      }
+    }
+    for number in 1...50 {
+      if number > 1 { client.send(get) }
+      #expect(client.receive(upTo: "\r\n\r\n") != nil)
+      #expect(client.receive(count: count)?.count == count)
+    }
+    answerer.join()
+    #expect(engine.value(.instanceConnections) == 1)
+    #expect(engine.value(.instanceClosesIdle) == 0)
+  }
+
   @Test func chunkedBodiesPassAsTheyAre() throws {
     let instance = ScriptedInstance()
     let engine = try TestEngine(instances: [instance.address])

@@ -8,9 +8,7 @@ extension Worker {
   func advanceInstance(_ fd: Int32) {
     let client = s.slab[fd].peer
     guard client >= 0 else {
-      // A kept connection has nothing to say but its end; anything else would answer a request nobody made.
-      s.metrics.add(.instanceClosesIdle)
-      return closeInstance(fd)
+      return checkKept(fd)
     }
     switch s.slab[client].machine.phase {
     case .exchanging:
@@ -24,6 +22,15 @@ extension Worker {
     }
   }
 
+  /// Something is new on a kept connection. It has nothing to say but its end; anything else would answer a request nobody
+  /// made. But an event may be older than the read that took its bytes, and a full buffer that drains is told as well.
+  private func checkKept(_ fd: Int32) {
+    guard s.slab[fd].isReadable else { return }
+    if case .wouldBlock = unsafe receive(fd, s.input, s.limits.smallestPiece) { return }
+    s.metrics.add(.instanceClosesIdle)
+    closeInstance(fd)
+  }
+
   private func readResponse(_ fd: Int32, _ client: Int32) {
     var rounds = 0
     while s.slab[fd].kind == .instance, s.slab[fd].peer == client, !s.slab[client].machine.responseHasStarted {
@@ -34,7 +41,9 @@ extension Worker {
       // What came before of an unfinished head stands first in the scratch, the new bytes behind it.
       let held = Int(s.slab[fd].inbound.count)
       if held > 0 { unsafe s.input.copyMemory(from: s.slab[fd].inbound.pointer, byteCount: held) }
-      let received = unsafe receive(fd, s.input + held, s.limits.smallestPiece)
+      // As much as the last bodies of this connection came in: a head and a long body are one piece then.
+      let room = min((1 << Int(s.slab[fd].pieceShift)) + 16_384, s.inputCapacity - held)
+      let received = unsafe receive(fd, s.input + held, room)
       guard case .bytes(let count) = received else {
         switch received {
         case .wouldBlock, .bytes: return
@@ -43,6 +52,7 @@ extension Worker {
         }
       }
       if held > 0 { s.slab[fd].inbound.consume(held, s.pool) }
+      if count == room, 1 << Int(s.slab[fd].pieceShift) < s.limits.largestPiece { s.slab[fd].pieceShift += 1 }
       if !takeResponse(fd, client, held + count) { return }
     }
   }

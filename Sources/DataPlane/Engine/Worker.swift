@@ -71,6 +71,8 @@ struct WorkerConfiguration: Sendable {
   // Scratch memory, valid within one call only.
   var head = Head()
   let input: UnsafeMutableRawPointer
+  /// Room for the largest piece and a head before it.
+  let inputCapacity: Int
   let cipherInput: UnsafeMutableRawPointer
   let cipherOutput: UnsafeMutableRawPointer
   let cipherOutputCapacity: Int
@@ -99,7 +101,8 @@ struct WorkerConfiguration: Sendable {
     random = UInt64.random(in: 1...UInt64.max)
     instances = FixedArray(repeating: InstanceSlot(), count: 0)
     table = CompiledTable(RoutingTable(pools: [], routes: [], instances: []), place: { _ in nil })
-    unsafe input = .allocate(byteCount: limits.largestPiece, alignment: 64)
+    inputCapacity = limits.largestPiece + limits.http.headBytes
+    unsafe input = .allocate(byteCount: inputCapacity, alignment: 64)
     let hasTLS = !configuration.tlsListeners.isEmpty
     cipherOutputCapacity = hasTLS ? limits.largestPiece + limits.largestPiece / 256 + 65_536 : 0
     unsafe cipherInput = .allocate(byteCount: hasTLS ? limits.largestPiece : 64, alignment: 64)
