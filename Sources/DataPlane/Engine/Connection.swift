@@ -78,6 +78,10 @@ struct Connection {
   var heldHead: Int32 = 0
   /// Bytes that the route takes off the path.
   var stripped: Int32 = 0
+  /// Clients: limits of time of the request's route.
+  var waits = RouteWaits()
+  /// Clients: how much of the request's body may still come.
+  var bodyRoom = UInt64.max
   /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
   var unsent = Int32.max
   /// Asked of the coordinator; 0 = nothing.

@@ -59,18 +59,31 @@ extension Worker {
       _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
       return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: false)
     }
-    let pool = s.table.pools[Int(s.table.routes[route].pool)]
+    let compiled = s.table.routes[route]
+    s.slab[fd].waits = compiled.waits
+    s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
+    // RFC 9110 §7.8: a server may ignore an Upgrade; the request then goes on as a plain one.
+    if !compiled.upgrades { s.head.upgrade = .none }
+    if case .length(let count) = s.head.framing, count > s.slab[fd].bodyRoom {
+      _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+      return refuseLargeBody(fd)
+    }
+    let pool = s.table.pools[Int(compiled.pool)]
     if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
-    s.slab[fd].stripped = Int32(s.table.strippedBytes(route))
-    _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
-    chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
+    s.slab[fd].stripped = compiled.stripped
+    _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: false)
+    chooseInstance(fd, pool: Int(compiled.pool), strategy: compiled.strategy)
   }
 
-  func requestFacts() -> RequestFacts {
+  func requestFacts(attempts: UInt8 = 3) -> RequestFacts {
     RequestFacts(
       keepsAlive: s.head.keepsAlive, hasBody: s.head.framing != .none, isHead: s.head.isHead,
       upgrades: s.head.upgrade == .webSocket, isIdempotent: s.head.isGet || s.head.isHead,
-      isVersion10: s.head.minorVersion == 0)
+      isVersion10: s.head.minorVersion == 0, maximumAttempts: attempts)
+  }
+
+  func refuseLargeBody(_ fd: Int32) {
+    answer(fd, 413, "The request body is larger than this route takes.", .bodyTooLarge, closes: true)
   }
 
   // MARK: Choice
@@ -194,6 +207,7 @@ extension Worker {
         return refuseBadBody(fd)
       }
       (bodyBytes, ended) = followed
+      guard takesBody(fd, bodyBytes) else { return refuseLargeBody(fd) }
     }
     guard
       unsafe sendHead(instance, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
@@ -221,12 +235,36 @@ extension Worker {
     let bytes = s.slab[fd].inbound.span
     guard let visit = s.visits[fd] else {
       let none = Span<UInt8>()
-      return s.head.writeRequest(bytes, changes: changes, target: none, host: none, into: &output)
+      let targetCount = s.table.replacesPrefixes ? replaceTarget(fd) : 0
+      let target = unsafe Span<UInt8>(_unsafeStart: s.target, count: targetCount)
+      return s.head.writeRequest(bytes, changes: changes, target: target, host: none, into: &output)
     }
     changes.dropsOrigin = visit.speaksDevTools
     let host = visit.speaksDevTools ? Array(visit.host.utf8) : []
     let target = Array(visit.upstreamTarget.utf8)
     return s.head.writeRequest(bytes, changes: changes, target: target.span, host: host.span, into: &output)
+  }
+
+  /// Puts together what the instance sees as target when the route replaces its prefix; 0 bytes = the route does not.
+  private func replaceTarget(_ fd: Int32) -> Int {
+    let bytes = s.slab[fd].inbound.span
+    let route = s.table.match(bytes, authority: s.head.authority, path: s.head.path)
+    guard route >= 0, !s.table.routes[route].replacement.isEmpty else { return 0 }
+    var count = unsafe s.table.copyReplacement(route, to: s.target)
+    let start = min(s.head.path.lower + s.table.strippedBytes(route), s.head.path.upper)
+    // Path and query stand side by side; the line that they came in is shorter than the scratch.
+    for index in start..<s.head.path.upper + Int(s.head.query.count) {
+      unsafe s.target[count] = bytes[index]
+      count += 1
+    }
+    return count
+  }
+
+  /// Whether so many more bytes of the client's body are within its route's limit.
+  @inline(__always) func takesBody(_ fd: Int32, _ count: Int) -> Bool {
+    guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
+    if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
+    return true
   }
 
   func refuseBadBody(_ fd: Int32) {

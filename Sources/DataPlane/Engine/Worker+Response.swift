@@ -188,6 +188,7 @@ extension Worker {
     s.slab[client].isTunnel = true
     s.slab[fd].body.mode = .tunnel
     s.slab[client].body.mode = .tunnel
+    s.slab[client].bodyRoom = UInt64.max
     wait(client, .tunnel)
     pump(client)
     if s.slab[fd].kind == .instance, s.slab[fd].peer == client { pump(fd) }

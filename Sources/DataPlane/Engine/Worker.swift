@@ -78,6 +78,8 @@ struct WorkerConfiguration: Sendable {
   let cipherOutputCapacity: Int
   let headOutput: UnsafeMutablePointer<UInt8>
   let headOutputCapacity: Int
+  /// A request's target where the route replaces its prefix.
+  let target: UnsafeMutablePointer<UInt8>
   var pipes: [Pipe] = []
   var freePipes: [Int32] = []
 
@@ -110,6 +112,7 @@ struct WorkerConfiguration: Sendable {
     headOutputCapacity = limits.http.headBytes + 8_192
     unsafe headOutput = .allocate(capacity: headOutputCapacity)
     unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
+    unsafe target = .allocate(capacity: limits.http.lineBytes + PathPattern.maximumBytes)
   }
 
   deinit {
@@ -117,6 +120,7 @@ struct WorkerConfiguration: Sendable {
     unsafe cipherInput.deallocate()
     unsafe cipherOutput.deallocate()
     unsafe headOutput.deallocate()
+    unsafe target.deallocate()
     window?.free()
     table.free()
     instances.free()
