@@ -143,4 +143,97 @@ import Testing
     #expect(eventually { engine.value(CloseReason.firstByteTimeout) == 1 })
     _ = upstream
   }
+
+  /// The head that an instance sees of a request with these fields.
+  private func head(_ fields: String, trusted: [AddressRange] = [], _ change: (inout RouteRecord) -> Void = { _ in })
+    throws -> [String]
+  {
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(
+      instances: [instance.address], routes: [route("r", change)], trustedProxies: trusted)
+    let client = engine.connect()
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\(fields)\r\n")
+    let upstream = try #require(instance.accept())
+    let head = try #require(upstream.receive(upTo: "\r\n\r\n"))
+    upstream.send(ok)
+    _ = client.response()
+    return head.split(separator: "\r\n").map(String.init)
+  }
+
+  @Test func instancesAreToldOfTheClientAndStrangersClaimsEnd() throws {
+    let lines = try head(
+      "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nX-Request-ID: theirs\r\n"
+        + "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n")
+    #expect(
+      lines.filter { $0.lowercased().contains("forwarded") } == [
+        "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http", "X-Forwarded-Host: a.test",
+      ])
+    #expect(lines.contains("Via: 1.1 berth"))
+    #expect(lines.contains { $0.hasPrefix("traceparent: 00-0af7") })
+    let ids = lines.filter { $0.hasPrefix("X-Request-ID: ") }
+    #expect(ids.count == 1)
+    let id = try #require(ids.first).dropFirst(14)
+    #expect(id.count == 32 && id.allSatisfy { "0123456789abcdef".contains($0) })
+  }
+
+  @Test func eachRequestHasAnIdOfItsOwn() throws {
+    let ids = try (0..<3).map { _ in try head("").first { $0.hasPrefix("X-Request-ID: ") } }
+    #expect(Set(ids).count == 3)
+  }
+
+  @Test func aTrustedProxyIsAddedTo() throws {
+    let lines = try head(
+      "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Request-ID: theirs\r\n",
+      trusted: [try #require(AddressRange("127.0.0.0/8"))])
+    #expect(lines.contains("X-Forwarded-For: 6.6.6.6, 127.0.0.1"))
+    #expect(lines.contains("X-Forwarded-Proto: https"))
+    #expect(lines.contains("X-Request-ID: theirs"))
+  }
+
+  @Test func headersAreAddedAndRemoved() throws {
+    let lines = try head("X-Secret: 1\r\nX-Kept: 2\r\n") {
+      $0.requestHeaders = HeaderRules(add: [.init(name: "X-Added", value: "yes")], remove: ["x-secret", "via"])
+    }
+    #expect(lines.contains("X-Added: yes"))
+    #expect(lines.contains("X-Kept: 2"))
+    #expect(!lines.contains { $0.hasPrefix("X-Secret") || $0.hasPrefix("Via") })
+
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(
+      instances: [instance.address],
+      routes: [
+        route("r") {
+          $0.responseHeaders = HeaderRules(
+            add: [.init(name: "Strict-Transport-Security", value: "max-age=1")], remove: ["Server"])
+        }
+      ])
+    let client = engine.connect()
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    let upstream = try #require(instance.accept())
+    _ = upstream.receive(upTo: "\r\n\r\n")
+    upstream.send("HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nok")
+    let response = try #require(client.response())
+    #expect(response.head.contains("Strict-Transport-Security: max-age=1\r\n"))
+    #expect(!response.head.contains("Server"))
+  }
+
+  @Test(arguments: [
+    ("10.0.0.0/8", "10.1.2.3", true), ("10.0.0.0/8", "11.0.0.1", false), ("10.0.0.0/8", "::ffff:10.9.9.9", true),
+    ("::1", "::1", true), ("fd00::/9", "fd7f::1", true), ("fd00::/9", "fd80::1", false), ("0.0.0.0/0", "8.8.8.8", true),
+    ("0.0.0.0/0", "2001:db8::1", false), ("192.0.2.1", "192.0.2.1", true), ("192.0.2.0/31", "192.0.2.2", false),
+  ])
+  func blocksHoldTheirAddresses(_ block: String, _ address: String, _ isInside: Bool) throws {
+    let range = try #require(AddressRange(block))
+    #expect(range.contains(try #require(SocketAddress(host: address, port: 1))) == isInside)
+  }
+
+  @Test(arguments: ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "ten", "::/129", "1.2.3.4/-1", "1.2.3.4/8/9"])
+  func whatIsNoBlockIsRefused(_ text: String) { #expect(AddressRange(text) == nil) }
+
+  @Test(arguments: ["0.0.0.0", "127.0.0.1", "10.20.30.40", "255.255.255.255", "2001:db8::1", "::1"])
+  func addressesAreWrittenAsTheyAreRead(_ text: String) throws {
+    var bytes = InlineArray<46, UInt8>(repeating: 0)
+    let count = try #require(SocketAddress(host: text, port: 80)).writeHost(into: &bytes)
+    #expect(String(decoding: (0..<count).map { bytes[$0] }, as: UTF8.self) == text)
+  }
 }

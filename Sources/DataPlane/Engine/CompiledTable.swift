@@ -17,6 +17,11 @@ struct CompiledRoute: BitwiseCopyable {
   /// Bytes that come off the path's start, and what stands there instead.
   var stripped: Int32 = 0
   var replacement = Slice.empty
+  /// Header fields that the route takes away and adds, in the form of ``HeaderLines``.
+  var requestRemoved = Slice.empty
+  var requestAdded = Slice.empty
+  var responseRemoved = Slice.empty
+  var responseAdded = Slice.empty
   var upgrades = true
   var attempts: UInt8 = 1
   var waits = RouteWaits()
@@ -69,8 +74,6 @@ struct CompiledTable: ~Copyable {
   let routes: FixedArray<CompiledRoute>
   /// What each of `routes` was made from.
   let routeRecords: [RouteRecord]
-  /// Whether any route puts something in the place of a prefix.
-  let replacesPrefixes: Bool
   let pools: FixedArray<CompiledPool>
   let poolNames: [String]
   let members: FixedArray<Int32>
@@ -101,11 +104,12 @@ struct CompiledTable: ~Copyable {
     var text: [UInt8] = []
     var routeRecords: [RouteRecord] = []
     var routes: [CompiledRoute] = []
-    func store(_ string: String) -> Slice {
-      let slice = Slice(text.count, string.utf8.count)
-      text += Array(string.utf8)
+    func store(_ bytes: [UInt8]) -> Slice {
+      let slice = Slice(text.count, bytes.count)
+      text += bytes
       return slice
     }
+    func store(_ string: String) -> Slice { store(Array(string.utf8)) }
     for record in table.routes {
       guard let pool = indexes[record.pool] else { continue }
       var route = CompiledRoute()
@@ -123,6 +127,10 @@ struct CompiledTable: ~Copyable {
       if let replacement = record.replacePrefix {
         route.replacement = store(String(replacement.hasSuffix("/") ? replacement.dropLast() : replacement[...]))
       }
+      route.requestRemoved = store(HeaderLines.removed(record.requestHeaders.remove))
+      route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
+      route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
+      route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
       route.upgrades = record.upgrades
       route.attempts = UInt8(clamping: record.retries + 1)
       route.waits = RouteWaits(record)
@@ -131,7 +139,6 @@ struct CompiledTable: ~Copyable {
       routeRecords.append(record)
     }
     self.routeRecords = routeRecords
-    replacesPrefixes = routes.contains { !$0.replacement.isEmpty }
     self.routes = FixedArray(routes)
     self.pools = FixedArray(pools)
     self.members = FixedArray(members)
@@ -206,7 +213,8 @@ struct CompiledTable: ~Copyable {
         wanted += 1
       }
     }
-    return position == path.upper || text[pattern.upper - 1] == UInt8(ascii: "/") || bytes[position] == UInt8(ascii: "/")
+    return position == path.upper || text[pattern.upper - 1] == UInt8(ascii: "/")
+      || bytes[position] == UInt8(ascii: "/")
   }
 
   /// How many bytes of the path a route takes off.
@@ -217,11 +225,9 @@ struct CompiledTable: ~Copyable {
     String(routeRecords[route].path.utf8.prefix(strippedBytes(route))) ?? ""
   }
 
-  /// Copies what a route puts in the place of its prefix; returns its bytes.
-  func copyReplacement(_ route: Int, to target: UnsafeMutablePointer<UInt8>) -> Int {
-    let slice = routes[route].replacement
-    for offset in 0..<Int(slice.count) { unsafe target[offset] = text[slice.lower + offset] }
-    return Int(slice.count)
+  /// Bytes that a route's slices name, as long as this table is in force.
+  @inline(__always) @_lifetime(immortal) func bytes(_ slice: Slice) -> Span<UInt8> {
+    text.part(slice.lower, Int(slice.count))
   }
 
   func record(pool: Int) -> PoolRecord { source.pools[poolNames[pool]]! }

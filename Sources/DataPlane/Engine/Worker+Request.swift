@@ -60,6 +60,7 @@ extension Worker {
       return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: false)
     }
     let compiled = s.table.routes[route]
+    s.slab[fd].route = Int32(route)
     s.slab[fd].waits = compiled.waits
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
     // RFC 9110 §7.8: a server may ignore an Upgrade; the request then goes on as a plain one.
@@ -233,31 +234,40 @@ extension Worker {
     changes.upgrades = s.slab[fd].machine.upgrades
     var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
     let bytes = s.slab[fd].inbound.span
-    guard let visit = s.visits[fd] else {
-      let none = Span<UInt8>()
-      let targetCount = s.table.replacesPrefixes ? replaceTarget(fd) : 0
-      let target = unsafe Span<UInt8>(_unsafeStart: s.target, count: targetCount)
-      return s.head.writeRequest(bytes, changes: changes, target: target, host: none, into: &output)
+    let route = s.slab[fd].route >= 0 ? s.table.routes[Int(s.slab[fd].route)] : CompiledRoute()
+    let removed = s.table.bytes(route.requestRemoved)
+    let added = s.table.bytes(route.requestAdded)
+    let visit = s.visits.isEmpty ? nil : s.visits[fd]
+    if let visit, visit.speaksDevTools {
+      // A browser has no use for what is told of its client.
+      changes.dropsOrigin = true
+      let host = Array(visit.host.utf8)
+      let target = Array(visit.upstreamTarget.utf8)
+      return s.head.writeRequest(
+        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output)
     }
-    changes.dropsOrigin = visit.speaksDevTools
-    let host = visit.speaksDevTools ? Array(visit.host.utf8) : []
-    let target = Array(visit.upstreamTarget.utf8)
-    return s.head.writeRequest(bytes, changes: changes, target: target.span, host: host.span, into: &output)
+    changes.forwarding = Forwarding()
+    changes.forwarding.isSecure = s.slab[fd].tls != nil
+    changes.forwarding.trustsPeer = s.slab[fd].isTrusted
+    writeRequestID()
+    let requestID = unsafe Span<UInt8>(_unsafeStart: s.requestID, count: 32)
+    let client = s.slab[fd].addressText.span.extracting(0..<Int(s.slab[fd].addressCount))
+    let target = visit.map { Array($0.upstreamTarget.utf8) } ?? []
+    return s.head.writeRequest(
+      bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
+      client: client, requestID: requestID, removed: removed, added: added, into: &output)
   }
 
-  /// Puts together what the instance sees as target when the route replaces its prefix; 0 bytes = the route does not.
-  private func replaceTarget(_ fd: Int32) -> Int {
-    let bytes = s.slab[fd].inbound.span
-    let route = s.table.match(bytes, authority: s.head.authority, path: s.head.path)
-    guard route >= 0, !s.table.routes[route].replacement.isEmpty else { return 0 }
-    var count = unsafe s.table.copyReplacement(route, to: s.target)
-    let start = min(s.head.path.lower + s.table.strippedBytes(route), s.head.path.upper)
-    // Path and query stand side by side; the line that they came in is shorter than the scratch.
-    for index in start..<s.head.path.upper + Int(s.head.query.count) {
-      unsafe s.target[count] = bytes[index]
-      count += 1
+  /// 128 random bits in hexadecimal: enough that two requests of a fleet never share an id.
+  private func writeRequestID() {
+    for half in 0..<2 {
+      var bits = nextRandom()
+      for index in 0..<16 {
+        let digit = UInt8(truncatingIfNeeded: bits & 15)
+        unsafe s.requestID[half * 16 + index] = digit < 10 ? 0x30 + digit : 0x57 + digit
+        bits >>= 4
+      }
     }
-    return count
   }
 
   /// Whether so many more bytes of the client's body are within its route's limit.

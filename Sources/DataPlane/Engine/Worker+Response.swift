@@ -105,9 +105,14 @@ extension Worker {
     _ client: Int32, _ bytes: Span<UInt8>, closes: Bool, _ body: UnsafeRawPointer, _ bodyCount: Int
   ) -> Bool {
     var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
+    var changes = ResponseChanges()
+    changes.closes = closes
+    changes.toVersion10 = s.slab[client].machine.isVersion10
+    let route = s.slab[client].route >= 0 ? s.table.routes[Int(s.slab[client].route)] : CompiledRoute()
     guard
       let headBytes = s.head.writeResponse(
-        bytes, closes: closes, toVersion10: s.slab[client].machine.isVersion10, into: &output)
+        bytes, changes: changes, removed: s.table.bytes(route.responseRemoved),
+        added: s.table.bytes(route.responseAdded), into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)
     return unsafe sendHead(client, headBytes, body, bodyCount)
