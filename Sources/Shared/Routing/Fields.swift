@@ -34,6 +34,9 @@ package struct Fields {
   private let isText: Bool
   private var known: Set<String> = []
 
+  /// What was read so far.
+  package var names: Set<String> { known }
+
   /// `what` names the record in errors, e.g. `pool "chrome"`.
   package init(_ json: JSON, of what: String, isText: Bool = false) throws(RecordError) {
     try self.init(json, of: what, path: [], isText: isText)
@@ -132,7 +135,9 @@ package struct Fields {
     guard let fields = value.object?.fields else { throw wrong(name, "an object of strings") }
     var result: [String: String] = [:]
     for field in fields {
-      guard let text = field.value.string else { throw wrong("\(name).\(field.name)", "a string") }
+      guard let text = field.value.string else {
+        throw RecordError(what: what, field: path + [name, field.name], reason: "must be a string")
+      }
       result[field.name] = text
     }
     return result

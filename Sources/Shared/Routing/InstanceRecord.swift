@@ -52,6 +52,11 @@ package struct InstanceRecord: Sendable, Equatable {
 
   package init(id: String, json: JSON) throws(RecordError) {
     var fields = try Fields(json, of: "instance \"\(id)\"")
+    try self.init(id: id, &fields)
+  }
+
+  /// Reads all fields and refuses others.
+  package init(id: String, _ fields: inout Fields) throws(RecordError) {
     self.init(
       id: try fields.string("id", or: id), pool: try fields.string("pool"), host: try fields.string("host"),
       port: try fields.int("port", in: 1...65_535), generation: try fields.int("generation", in: 0...Int.max, or: 1),

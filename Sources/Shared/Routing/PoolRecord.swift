@@ -105,6 +105,11 @@ package struct PoolRecord: Sendable, Equatable {
 
   package init(name: String, json: JSON) throws(RecordError) {
     var fields = try Fields(json, of: "pool \"\(name)\"")
+    try self.init(name: name, &fields)
+  }
+
+  /// Reads all fields and refuses others.
+  package init(name: String, _ fields: inout Fields) throws(RecordError) {
     let day = 86_400_000
     self.init(
       name: try fields.string("name", or: name), kind: try fields.choice("kind", or: PoolKind.http),
@@ -142,5 +147,47 @@ package struct PoolRecord: Sendable, Equatable {
     if ejection != Ejection() { object["ejection"] = .object(ejection.json) }
     object.set("panicPercent", panicPercent, unless: 50)
     return .object(object)
+  }
+}
+
+/// How requests are spread over the instances of a pool.
+package struct PoolBalancing: Sendable, Equatable {
+  package var proxyProtocol = 0
+  package var slowStartMilliseconds = 0
+  package var ejection = Ejection()
+  package var panicPercent = 50
+  package init() {}
+}
+
+extension PoolRecord {
+  /// The fields that a pool's declaration passes on unchanged.
+  package var balancing: PoolBalancing {
+    get {
+      var balancing = PoolBalancing()
+      balancing.proxyProtocol = proxyProtocol
+      balancing.slowStartMilliseconds = slowStartMilliseconds
+      balancing.ejection = ejection
+      balancing.panicPercent = panicPercent
+      return balancing
+    }
+    set {
+      proxyProtocol = newValue.proxyProtocol
+      slowStartMilliseconds = newValue.slowStartMilliseconds
+      ejection = newValue.ejection
+      panicPercent = newValue.panicPercent
+    }
+  }
+
+  /// Names appear in Redis keys, URLs, directories and log lines, so they are kept to what is plain in all of these.
+  package static func isName(_ text: String) -> Bool {
+    (1...40).contains(text.utf8.count)
+      && text.utf8.allSatisfy { byte in
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"),
+          UInt8(ascii: "_"):
+          true
+        default: false
+        }
+      }
   }
 }

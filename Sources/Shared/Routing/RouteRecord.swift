@@ -59,6 +59,11 @@ package struct RouteRecord: Sendable, Equatable {
 
   package init(id: String, json: JSON) throws(RecordError) {
     var fields = try Fields(json, of: "route \"\(id)\"")
+    try self.init(id: id, &fields)
+  }
+
+  /// Reads all fields and refuses others.
+  package init(id: String, _ fields: inout Fields) throws(RecordError) {
     let written = try fields.string("id", or: id)
     try self.init(id: id, pool: try fields.string("pool"), &fields)
     try fields.finish()
