@@ -81,7 +81,7 @@ extension Worker {
     if take > 0 {
       s.slab[source].moved = true
       guard unsafe send(target, s.slab[source].inbound.pointer, take) else {
-        broken(target)
+        writeFailed(target)
         return false
       }
       s.slab[source].inbound.consume(take, s.pool)
@@ -99,7 +99,7 @@ extension Worker {
     let isClient = s.slab[source].kind == .client
     s.metrics.add(isClient ? .bytesFromClients : .bytesToClients, take)
     guard unsafe send(target, bytes, take) else {
-      broken(target)
+      writeFailed(target)
       return false
     }
     if take < count {
