@@ -71,6 +71,7 @@ let package = Package(
     data("HTTPWire"),
     data("CDP", ["JSON"]),
     data("ProxyMachine", ["HTTPWire", "Routing"]),
+    data("Balancing"),
     data("RouteFeed", ["ProxyMachine", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
@@ -116,6 +117,7 @@ let package = Package(
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
+    unitTests(of: "Balancing", ["TestSupport"]),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),

@@ -1,0 +1,4 @@
+import Balancing
+import Testing
+
+@Test func placeholder() {}
