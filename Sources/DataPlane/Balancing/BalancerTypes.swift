@@ -84,6 +84,7 @@ package struct Turn: Sendable, BitwiseCopyable {
   static let probe: UInt16 = 1
   static let counts: UInt16 = 2
   static let answered: UInt16 = 4
+  static let succeeded: UInt16 = 8
 }
 
 /// A member's figures for metrics and the admin page.

@@ -1,4 +1,0 @@
-import Balancing
-import Testing
-
-@Test func placeholder() {}
