@@ -118,6 +118,9 @@ let package = Package(
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
     unitTests(of: "Balancing", ["TestSupport"]),
+    .executableTarget(
+      name: "balancing-benchmark", dependencies: ["Balancing"], path: "Tests/Benchmarks/Balancing",
+      swiftSettings: strict),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),

@@ -30,7 +30,8 @@ import Testing
 
   @Test(arguments: [
     "", "/", "/v1", "/v1/", "/v1/map", "/v1/search", "/v1/crawl/ongoing", "/v1/crawl/active",
-    "/v2/crawl/params-preview", "/v1/batch", "/v1/batch/ID", "/crawl/ID", "/v/crawl/ID", "/vx/crawl/ID", "/v1/crawler/ID", "/v1/team/token-usage",
+    "/v2/crawl/params-preview", "/v1/batch", "/v1/batch/ID", "/crawl/ID",
+    "/v/crawl/ID", "/vx/crawl/ID", "/v1/crawler/ID", "/v1/team/token-usage",
     "/v1/crawl/a%20b0000000", "/v0/checkJobStatus", "/v1/crawl/short1", "/v1x/crawl/ID",
     "/v1/crawl/" + String(repeating: "1", count: 65),
   ])
