@@ -74,7 +74,9 @@ let package = Package(
     data("ProxyMachine", ["HTTPWire", "Routing"]),
     data("RouteFeed", ["ProxyMachine", "RouteFiles", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
     data("Balancing"),
-    data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
+    data(
+      "Engine",
+      ["Balancing", "HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
       dependencies: [

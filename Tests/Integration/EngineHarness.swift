@@ -5,6 +5,7 @@ import Observability
 import Posix
 import ProxyMachine
 import Routing
+import Synchronization
 import TLS
 
 /// A blocking socket whose reads and writes give up after ten seconds, so that a fault fails a test instead of hanging it.
@@ -22,8 +23,26 @@ final class Peer: @unchecked Sendable {
     }
   }
 
-  convenience init(connectingTo address: SocketAddress) {
-    let (fd, _) = Socket.connect(address)
+  convenience init(connectingTo address: SocketAddress, from source: String? = nil) {
+    let fd: Int
+    if let source {
+      fd = Int(socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0))
+      func call(_ host: String, _ port: Int, _ body: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+        var name = sockaddr_in()
+        name.sin_family = sa_family_t(AF_INET)
+        name.sin_port = UInt16(port).bigEndian
+        _ = unsafe inet_pton(AF_INET, host, &name.sin_addr)
+        return unsafe withUnsafePointer(to: &name) { pointer in
+          unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            unsafe body(Int32(fd), $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+          }
+        }
+      }
+      precondition(unsafe call(source, 0, Glibc.bind) == 0, "all of 127.0.0.0/8 is loopback's")
+      precondition(unsafe call(address.host, address.port, Glibc.connect) == 0, "the test's peer listens")
+    } else {
+      fd = Socket.connect(address).0
+    }
     precondition(fd >= 0, "the test's peer listens")
     var entry = pollfd(fd: Int32(fd), events: Int16(POLLOUT), revents: 0)
     _ = unsafe poll(&entry, 1, 10_000)
@@ -145,6 +164,59 @@ final class ScriptedInstance: Sendable {
   }
 }
 
+/// An instance that answers every request by a rule, each connection on a thread of its own, and counts them.
+final class AnsweringInstance: Sendable {
+  typealias Rule = @Sendable (_ head: String) -> String
+  let address: SocketAddress
+  private let listener: Int32
+  private let acceptor: Thread
+  private let counting: Counting
+  final class Counting: Sendable { let requests = Atomic<Int>(0) }
+
+  /// - Parameter rule: the whole response to a request's head; requests have no bodies that matter.
+  init(_ rule: @escaping Rule) {
+    let fd = Socket.listen(SocketAddress("127.0.0.1:0")!, backlog: 128, sharesPort: false, defersAccept: false)
+    precondition(fd >= 0, "loopback has free ports")
+    let listener = Int32(fd)
+    self.listener = listener
+    address = Socket.localAddress(listener)
+    let counting = Counting()
+    self.counting = counting
+    acceptor = Thread.start("test-instance") {
+      var entry = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+      while unsafe poll(&entry, 1, -1) == 1 {
+        var peer = SocketAddress()
+        let fd = Socket.accept(listener, from: &peer)
+        if fd == Errno.again { continue }
+        guard fd >= 0 else { return }
+        let connection = Peer(fd: Int32(fd))
+        _ = Thread.start("test-connection") {
+          while let head = connection.receive(upTo: "\r\n\r\n") {
+            counting.requests.add(1, ordering: .relaxed)
+            connection.send(rule(head))
+          }
+        }
+      }
+    }
+  }
+
+  /// Answers every request with 200 and this text.
+  convenience init(saying text: String) {
+    self.init { _ in "HTTP/1.1 200 OK\r\nContent-Length: \(text.utf8.count)\r\n\r\n\(text)" }
+  }
+
+  var requests: Int { counting.requests.load(ordering: .relaxed) }
+
+  /// Refuses connections from now on.
+  func stop() { shutdown(listener, Int32(SHUT_RDWR)) }
+
+  deinit {
+    stop()
+    acceptor.join()
+    Socket.close(listener)
+  }
+}
+
 /// Answers every slot request with "unavailable": the pools of these tests need no slots.
 final class NoSlots: Coordinator {
   private let inboxes: [Mailbox]
@@ -166,7 +238,8 @@ final class TestEngine {
     instances: [SocketAddress], pool: PoolRecord = PoolRecord(name: "web", kind: .http, slots: 0),
     routes: [RouteRecord] = [RouteRecord(id: "all", pool: "web")], limits: EngineLimits = EngineLimits(),
     splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
-    trustedProxies: [AddressRange] = [], accessLog: String? = nil
+    trustedProxies: [AddressRange] = [], proxyProtocolFrom: [AddressRange] = [], accessLog: String? = nil,
+    records: [InstanceRecord]? = nil, coordinator: (([Mailbox]) -> any Coordinator)? = nil
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
     let certificates = try certificate.map {
@@ -176,20 +249,25 @@ final class TestEngine {
       listen: [loopback], tlsListen: certificates == nil ? [] : [loopback], certificates: certificates, workers: 1,
       limits: limits, splice: splice)
     configuration.trustedProxies = trustedProxies
+    configuration.proxyProtocolFrom = proxyProtocolFrom
     engine = try Engine(configuration)
     log = LogWriter(fileDescriptor: 2, level: .error)
-    let records = instances.enumerated().map {
-      InstanceRecord(id: "\(pool.name)-\($0)", pool: pool.name, host: $1.host, port: $1.port, slots: pool.slots)
-    }
+    let records =
+      records
+      ?? instances.enumerated().map {
+        InstanceRecord(id: "\(pool.name)-\($0)", pool: pool.name, host: $1.host, port: $1.port, slots: pool.slots)
+      }
     let table = RoutingTable(pools: [pool], routes: routes, instances: records)
     for inbox in engine.inboxes { inbox.replace(table: table) }
     access = try accessLog.map { [engine, log] path in
       try AccessLog(.file(path), workers: 1, labels: engine.labels, log: log)
     }
-    engine.start(coordinator: NoSlots(engine.inboxes), log: log, accessLog: access)
+    engine.start(coordinator: coordinator?(engine.inboxes) ?? NoSlots(engine.inboxes), log: log, accessLog: access)
   }
 
-  func connect() -> Peer { Peer(connectingTo: engine.addresses[0]) }
+  func connect(from source: String? = nil) -> Peer { Peer(connectingTo: engine.addresses[0], from: source) }
+  /// Puts another table in force: the worker takes it before anything that comes later.
+  func replace(_ table: RoutingTable) { for inbox in engine.inboxes { inbox.replace(table: table) } }
   func connectTLS(caFile: String) throws -> Peer {
     let peer = Peer(connectingTo: engine.tlsAddresses[0])
     try peer.startTLS(caFile: caFile)

@@ -2,7 +2,7 @@
 // The balancer itself is PoolBalancer.swift.
 
 /// How a member is chosen. `ip_hash`, `header_hash` and `cookie_hash` are all `hash`: they differ in what the caller hashes.
-package enum BalancingMethod: UInt8, CaseIterable, Sendable {
+package enum BalancingMethod: UInt8, CaseIterable, Sendable, BitwiseCopyable {
   case roundRobin, globalRoundRobin, leastConnections, powerOfTwo, random, hash, responseTime, resources
 }
 
@@ -121,4 +121,6 @@ package struct BalancerCounters: Sendable, Equatable {
   package var panicPicks: UInt64 = 0
   /// Picks that found no member.
   package var emptyPicks: UInt64 = 0
+
+  package init() {}
 }

@@ -22,6 +22,20 @@ struct MetricsPage {
     page.single("berth_spliced_bytes_total", .counter, "Bytes of these moved by splice(2).", sum(.splicedBytes))
     page.single("berth_retries_total", .counter, "Requests tried on another connection.", sum(.retries))
     page.single(
+      "berth_retries_refused_total", .counter, "Requests not tried again because the route's budget was used up.",
+      sum(.retriesRefused))
+    page.single(
+      "berth_requests_refused_total", .counter, "Requests over their client's rate on a route.", sum(.requestsRefused))
+    page.single(
+      "berth_connections_refused_total", .counter, "Requests on connections over their client's number on a route.",
+      sum(.connectionsRefused))
+    page.single("berth_ejections_total", .counter, "Instances taken out for their failures.", sum(.ejections))
+    page.single("berth_recoveries_total", .counter, "Ejected instances that came back.", sum(.recoveries))
+    page.single(
+      "berth_panic_picks_total", .counter, "Choices while so many were ejected that it was ignored.", sum(.panicPicks))
+    page.single(
+      "berth_ejected_instances", .gauge, "Instances ejected now, added up over the workers.", sum(.ejectedNow))
+    page.single(
       "berth_instance_connections_total", .counter, "Connections made to instances.", sum(.instanceConnections))
     page.single("berth_instance_reuses_total", .counter, "Requests sent on a kept connection.", sum(.instanceReuses))
     page.single(

@@ -1,5 +1,6 @@
 // The routing table in a worker's own flat arrays, so that a request is matched without reference counts, and the state
 // that a worker keeps per instance (kept connections, counts), which outlives the table that named it first.
+import Balancing
 import HTTPWire
 import Posix
 import Routing
@@ -13,7 +14,24 @@ struct CompiledRoute: BitwiseCopyable {
   /// There is a `*` inside the path, for one segment each.
   var hasAnySegment = false
   var pool: Int32 = -1
-  var strategy: UInt8 = 0
+  var method = BalancingMethod.roundRobin
+  /// For the method `hash`: of what.
+  var hashSource = HashSource.client
+  var hashName = Slice.empty
+  /// The sticky cookie's name, and what follows its value in Set-Cookie.
+  var stickyName = Slice.empty
+  var stickyTail = Slice.empty
+  var jobAffinity = false
+  /// Some request may be bound to an instance.
+  var binds: Bool { jobAffinity || !stickyName.isEmpty }
+  /// Of a client, over all replicas; 0 = no limit.
+  var requestsPerSecond: Int32 = 0
+  var burst: Int32 = 0
+  /// Of a client, at this replica; 0 = no limit.
+  var connectionsPerClient: Int32 = 0
+  /// Tells this route's limits from those of others.
+  var limitKey: UInt64 = 0
+  var isLimited: Bool { requestsPerSecond > 0 || connectionsPerClient > 0 }
   /// Bytes that come off the path's start, and what stands there instead.
   var stripped: Int32 = 0
   var replacement = Slice.empty
@@ -32,6 +50,9 @@ struct CompiledRoute: BitwiseCopyable {
   /// Of a request's body; 0 = no limit.
   var bodyBytes: UInt64 = 0
 }
+
+/// What of a request decides its place on the ring.
+enum HashSource: UInt8, BitwiseCopyable { case client, header, cookie }
 
 /// A route's own limits of time in milliseconds; 0 = those of the engine.
 struct RouteWaits: BitwiseCopyable {
@@ -52,9 +73,10 @@ struct CompiledPool: BitwiseCopyable {
   var kind: UInt8 = 0
   /// Clients must have a session to reach an instance.
   var needsSlot = false
-  /// Members that take new requests, as a range of `CompiledTable.members`.
-  var members = Slice.empty
-  var cursor: UInt32 = 0
+  /// Of the PROXY header that instances expect; 0 = none.
+  var proxyProtocol: UInt8 = 0
+  /// The balancer, which outlives the table.
+  var state: PoolHandle?
   /// Index into `RoutingTable.pools` by `CompiledTable.poolNames`.
   var name: Int32 = 0
 }
@@ -62,6 +84,10 @@ struct CompiledPool: BitwiseCopyable {
 /// What a worker knows of one instance.
 struct InstanceSlot: BitwiseCopyable {
   var address = SocketAddress()
+  /// Of the instance's id (`StableHash`).
+  var key: UInt64 = 0
+  /// Its place in the source's list of instances, while it is in the table.
+  var record: Int32 = -1
   var row = AccessRecord.noRow
   /// Kept connections, newest first: the newest is the least likely to be closed by the instance.
   var idleHead: Int32 = -1
@@ -83,7 +109,10 @@ struct CompiledTable: ~Copyable {
   let routeRecords: [RouteRecord]
   let pools: FixedArray<CompiledPool>
   let poolNames: [String]
-  let members: FixedArray<Int32>
+  /// Those that take new requests, by pool.
+  let membersByPool: [[BalancerMember]]
+  /// What each of `routes` may still retry.
+  let budgets: FixedArray<RetryBudget>
   private let text: FixedArray<UInt8>
 
   /// - Parameter place: gives every instance its place in the worker's list.
@@ -92,21 +121,21 @@ struct CompiledTable: ~Copyable {
     self.lease = lease
     poolNames = table.pools.keys.sorted()
     let indexes = Dictionary(uniqueKeysWithValues: poolNames.enumerated().map { ($1, Int32($0)) })
-    var byPool = [[Int32]](repeating: [], count: poolNames.count)
+    var byPool = [[BalancerMember]](repeating: [], count: poolNames.count)
     for instance in table.instances {
       guard let slot = place(instance), instance.state == .ready, let pool = indexes[instance.pool] else { continue }
-      byPool[Int(pool)].append(slot)
+      let key = StableHash.of(instance.id)
+      byPool[Int(pool)].append(
+        BalancerMember(place: slot, key: key, generation: instance.generation, weight: instance.weight))
     }
-    var members: [Int32] = []
     var pools: [CompiledPool] = []
     for (index, name) in poolNames.enumerated() {
       let record = table.pools[name]!
       var pool = CompiledPool()
       pool.kind = record.kind.index
       pool.needsSlot = record.slots > 0
-      pool.members = Slice(members.count, byPool[index].count)
+      pool.proxyProtocol = UInt8(record.proxyProtocol)
       pool.name = Int32(index)
-      members += byPool[index]
       pools.append(pool)
     }
     var text: [UInt8] = []
@@ -128,7 +157,20 @@ struct CompiledTable: ~Copyable {
       route.path = store(path.isEmpty ? "/" : path)
       route.hasAnySegment = path.contains("*")
       route.pool = pool
-      route.strategy = record.strategy.index
+      route.method = record.strategy.method
+      route.hashSource = record.strategy == .headerHash ? .header : record.strategy == .cookieHash ? .cookie : .client
+      let hashOn = record.hashOn ?? ""
+      route.hashName = store(route.hashSource == .header ? hashOn.lowercased() : hashOn)
+      if let cookie = record.stickyCookie {
+        route.stickyName = store(cookie)
+        let prefix = PathPattern.prefix(record.path)
+        route.stickyTail = store("; Path=\(prefix.isEmpty ? "/" : prefix); HttpOnly; SameSite=Lax")
+      }
+      route.jobAffinity = record.jobAffinity
+      route.requestsPerSecond = Int32(clamping: record.requestsPerSecond)
+      route.burst = Int32(clamping: record.burst)
+      route.connectionsPerClient = Int32(clamping: record.connectionsPerClient)
+      route.limitKey = StableHash.of(record.id)
       if record.stripPrefix || record.replacePrefix != nil {
         route.stripped = Int32(PathPattern.prefix(record.path).utf8.count)
       }
@@ -152,14 +194,15 @@ struct CompiledTable: ~Copyable {
     self.routeRecords = routeRecords
     self.routes = FixedArray(routes)
     self.pools = FixedArray(pools)
-    self.members = FixedArray(members)
+    membersByPool = byPool
+    budgets = FixedArray(routeRecords.map { RetryBudget(percent: $0.retryBudgetPercent) })
     self.text = FixedArray(text)
   }
 
   func free() {
     routes.free()
     pools.free()
-    members.free()
+    budgets.free()
     text.free()
   }
 
@@ -246,10 +289,4 @@ struct CompiledTable: ~Copyable {
 
 extension PoolKind {
   var index: UInt8 { UInt8(PoolKind.allCases.firstIndex(of: self)!) }
-}
-
-extension Strategy {
-  var index: UInt8 { UInt8(Strategy.allCases.firstIndex(of: self)!) }
-  static let roundRobinIndex = Strategy.roundRobin.index
-  static let leastConnectionsIndex = Strategy.leastConnections.index
 }

@@ -1,4 +1,5 @@
 // One socket of a worker, client's or instance's, and the slab that holds them by descriptor.
+import Balancing
 import HTTPWire
 import Posix
 import ProxyMachine
@@ -88,12 +89,27 @@ struct Connection {
   /// Clients: their address as text, for the fields that tell instances of them.
   var addressText = InlineArray<46, UInt8>(repeating: 0)
   var addressCount: UInt8 = 0
+  /// Clients: a listed peer's PROXY header has not come yet.
+  var awaitsProxyHeader = false
+  /// Clients: where the header said that its client meant to connect to.
+  var destination: PeerAddress?
   /// Clients: a listed proxy, whose word about its own clients is kept.
   var isTrusted = false
   /// Clients: limits of time of the request's route.
   var waits = RouteWaits()
   /// Clients: how much of the request's body may still come.
   var bodyRoom = UInt64.max
+  /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
+  var turn = Turn()
+  var turnPool: PoolHandle?
+  /// Clients: the answer is to bring a sticky cookie.
+  var setsCookie = false
+  /// Clients: the answer may name a new job of its instance.
+  var makesJob = false
+  /// Clients: the connection counts for a route's limit.
+  var hasPermit = false
+  var permit = ClientCounter.Permit.none
+  var permitKey: UInt64 = 0
   /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
   var unsent = Int32.max
   /// Asked of the coordinator; 0 = nothing.

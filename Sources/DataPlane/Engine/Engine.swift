@@ -22,6 +22,8 @@ package struct EngineConfiguration: Sendable {
   package var splice: SpliceMode
   /// Peers whose X-Forwarded-For, Forwarded and X-Request-ID are kept and added to.
   package var trustedProxies: [AddressRange] = []
+  /// Peers that must begin with the PROXY protocol.
+  package var proxyProtocolFrom: [AddressRange] = []
 
   package init(
     listen: [SocketAddress], tlsListen: [SocketAddress] = [], certificates: Certificates? = nil, workers: Int = 1,
@@ -50,6 +52,7 @@ package final class Engine: Sendable {
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
   private let configuration: EngineConfiguration
+  private let shared = EngineShared()
   private let listeners: [[Int32]]
   private let tlsListeners: [[Int32]]
   private let threads = Mutex<[Thread]>([])
@@ -106,7 +109,8 @@ package final class Engine: Sendable {
           index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
           metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
-          trustedProxies: configuration.trustedProxies, labels: labels,
+          trustedProxies: configuration.trustedProxies, proxyProtocolFrom: configuration.proxyProtocolFrom,
+          shared: shared, labels: labels,
           access: accessLog?.workers[index] ?? .off)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }

@@ -39,9 +39,8 @@ extension Worker {
     let generation = s.slab.open(fd, .client)
     s.slab[fd].machine = ExchangeMachine(isTLS: isTLS)
     s.slab[fd].isRemote = !address.isLoopback
-    s.slab[fd].address = address
-    s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
-    s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
+    setAddress(fd, address)
+    s.slab[fd].awaitsProxyHeader = s.proxyProtocolFrom.contains { $0.contains(address) }
     s.slab[fd].isReadable = true
     s.clients += 1
     s.metrics.add(.accepted)
@@ -77,6 +76,7 @@ extension Worker {
 
   /// Goes on with a client whose socket has something new, or whose turn has come again.
   func advanceClient(_ fd: Int32) {
+    if s.slab[fd].awaitsProxyHeader, !readProxyHeader(fd) { return }
     switch s.slab[fd].machine.phase {
     case .handshaking: handshake(fd)
     case .readingHead: readRequest(fd)

@@ -36,6 +36,7 @@ extension Worker {
       s.slab[fd].body = BodyState(s.head.framing)
       s.slab[fd].body.mode = .collect
       wait(client, .firstByte)
+      turnAnswered(client, status: 200)
       collect(fd, client, visit, bytes.extracting(s.head.byteCount..<bytes.count))
       return true
     }

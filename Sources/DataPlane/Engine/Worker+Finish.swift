@@ -1,4 +1,5 @@
 // How a client's connection ends: answers of our own, the last flush, the linger, the close with its reason.
+import Balancing
 import HTTPWire
 import JSON
 import Observability
@@ -12,15 +13,19 @@ extension Worker {
   ///   - reason: counted when the connection ends with this answer.
   ///   - closes: whether the connection must end, because its next byte is not known to start a request.
   ///   - retryAfter: seconds after which the client may succeed.
+  ///   - isLogged: false for what a single client can cause as often as it likes; the access log has it anyway.
   func answer(
-    _ fd: Int32, _ status: Int, _ sentence: String, _ reason: CloseReason, closes: Bool, retryAfter: Int? = nil
+    _ fd: Int32, _ status: Int, _ sentence: String, _ reason: CloseReason, closes: Bool, retryAfter: Int? = nil,
+    isLogged: Bool = true
   ) {
-    s.log.info(
-      "a request was answered here",
-      [
-        "status": .int(status), "reason": .string(reason.label), "error": .string(sentence),
-        "client": .string(Socket.peerAddress(fd).host),
-      ])
+    if isLogged {
+      s.log.info(
+        "a request was answered here",
+        [
+          "status": .int(status), "reason": .string(reason.label), "error": .string(sentence),
+          "client": .string(s.slab[fd].address.host),
+        ])
+    }
     let body = JSON.object(["error": .string(sentence)]).bytes
     answer(fd, status, contentType: "application/json", body: body, reason, closes: closes, retryAfter: retryAfter)
   }
@@ -124,9 +129,12 @@ extension Worker {
     endStory(fd, reason)
     let isCut = s.slab[fd].machine.responseHasStarted && s.slab[fd].body.mode != .tunnel && reason.cutsAnswer
     if isCut { Socket.resetOnClose(fd) }
+    endTurn(fd, reason.blamesInstance ? .failure : .neutral)
     dropInstance(fd, reuse: false)
     endVisit(fd)
     releaseSession(fd)
+    leavePermit(fd)
+    s.jobAnswers[fd] = nil
     if s.slab[fd].isTunnel { s.tunnels -= 1 }
     s.clients -= 1
     release(fd)
@@ -145,6 +153,14 @@ extension Worker {
 }
 
 extension CloseReason {
+  /// The instance failed its client.
+  var blamesInstance: Bool {
+    switch self {
+    case .cutBody, .instanceStalled, .badResponse, .instanceReset, .instanceClosedEarly: true
+    default: false
+    }
+  }
+
   /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
   var cutsAnswer: Bool {
     switch self {

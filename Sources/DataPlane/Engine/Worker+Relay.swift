@@ -107,6 +107,7 @@ extension Worker {
       s.slab[source].story.bytesFromClient += UInt64(take)
     } else {
       s.slab[target].story.bytesToClient += UInt64(take)
+      if s.slab[target].makesJob { readJob(target, span.extracting(0..<take)) }
     }
     guard unsafe send(target, bytes, take) else {
       writeFailed(target)

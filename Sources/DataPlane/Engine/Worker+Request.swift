@@ -1,4 +1,5 @@
 // A request's way to an instance: read its head, find its route, choose an instance, connect or reuse, send it on.
+import Balancing
 import HTTPWire
 import Observability
 import Posix
@@ -71,6 +72,10 @@ extension Worker {
     s.slab[fd].route = Int32(route)
     beginStory(fd, compiled)
     s.slab[fd].waits = compiled.waits
+    s.slab[fd].setsCookie = false
+    s.slab[fd].makesJob = false
+    if compiled.isLimited, !admits(fd, compiled) { return }
+    s.table.budgets[route].requested(now: s.now)
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
     if s.head.maxForwards == 0 {
       // RFC 9110 §7.6.2: the request goes no further, so Berth itself is what is asked for its options.
@@ -87,7 +92,7 @@ extension Worker {
     if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
     s.slab[fd].stripped = compiled.stripped
     _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: false)
-    chooseInstance(fd, pool: Int(compiled.pool), strategy: compiled.strategy)
+    chooseInstance(fd, route: route)
   }
 
   func requestFacts(attempts: UInt8 = 3) -> RequestFacts {
@@ -99,35 +104,6 @@ extension Worker {
 
   func refuseLargeBody(_ fd: Int32) {
     answer(fd, 413, "The request body is larger than this route takes.", .bodyTooLarge, closes: true)
-  }
-
-  // MARK: Choice
-
-  /// Picks an instance of an unlimited pool and connects to it.
-  func chooseInstance(_ fd: Int32, pool: Int, strategy: UInt8) {
-    let members = s.table.pools[pool].members
-    guard members.count > 0 else {
-      return answer(
-        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
-    }
-    connect(fd, instance: pick(pool, members, strategy))
-  }
-
-  private func pick(_ pool: Int, _ members: Slice, _ strategy: UInt8) -> Int32 {
-    if strategy == Strategy.roundRobinIndex || members.count == 1 {
-      let cursor = s.table.pools[pool].cursor
-      s.table.pools[pool].cursor = cursor &+ 1
-      return s.table.members[members.lower + Int(cursor % members.count)]
-    }
-    // A random start makes equal members equally likely.
-    let start = Int(nextRandom() % UInt64(members.count))
-    var best = s.table.members[members.lower + start]
-    guard strategy == Strategy.leastConnectionsIndex else { return best }
-    for offset in 1..<Int(members.count) {
-      let candidate = s.table.members[members.lower + (start + offset) % Int(members.count)]
-      if s.instances[Int(candidate)].active < s.instances[Int(best)].active { best = candidate }
-    }
-    return best
   }
 
   /// xorshift64: spreads well enough for balancing, costs a nanosecond.
@@ -143,7 +119,8 @@ extension Worker {
   // MARK: Connection to the instance
 
   /// Takes a kept connection to the instance or makes one.
-  func connect(_ fd: Int32, instance: Int32) {
+  func connect(_ fd: Int32, instance: Int32, _ pool: PoolHandle) {
+    beginTurn(fd, instance, pool)
     s.slab[fd].instance = instance
     s.instances[Int(instance)].active += 1
     s.instances[Int(instance)].requests += 1
@@ -214,7 +191,8 @@ extension Worker {
   /// Writes the request in `s.head` for the instance and sends it, with what has come of its body.
   func sendRequest(_ fd: Int32) {
     let instance = s.slab[fd].peer
-    guard let headBytes = writeRequestHead(fd) else {
+    let proxyBytes = writeProxyHeader(fd)
+    guard let headBytes = writeRequestHead(fd, after: proxyBytes) else {
       return answer(fd, 431, "The header section is too large to be forwarded.", .badRequest, closes: true)
     }
     s.slab[fd].body = BodyState(s.head.framing)
@@ -248,11 +226,12 @@ extension Worker {
     }
   }
 
-  private func writeRequestHead(_ fd: Int32) -> Int? {
+  /// Writes it behind so many bytes of `headOutput`; all bytes then, or nil when they have no room.
+  private func writeRequestHead(_ fd: Int32, after lead: Int) -> Int? {
     var changes = RequestChanges()
     changes.stripped = Int(s.slab[fd].stripped)
     changes.upgrades = s.slab[fd].machine.upgrades
-    var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
+    var output = unsafe MutableSpan(_unsafeStart: s.headOutput + lead, count: s.headOutputCapacity - lead)
     let bytes = s.slab[fd].inbound.span
     let route = s.slab[fd].route >= 0 ? s.table.routes[Int(s.slab[fd].route)] : CompiledRoute()
     let removed = s.table.bytes(route.requestRemoved)
@@ -264,7 +243,9 @@ extension Worker {
       let host = Array(visit.host.utf8)
       let target = Array(visit.upstreamTarget.utf8)
       return s.head.writeRequest(
-        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output)
+        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output
+      )
+      .map { $0 + lead }
     }
     changes.forwarding = Forwarding()
     changes.forwarding.isSecure = s.slab[fd].tls != nil
@@ -275,7 +256,8 @@ extension Worker {
     let target = visit.map { Array($0.upstreamTarget.utf8) } ?? []
     return s.head.writeRequest(
       bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
-      client: client, requestID: requestID, removed: removed, added: added, into: &output)
+      client: client, requestID: requestID, removed: removed, added: added, into: &output
+    ).map { $0 + lead }
   }
 
   /// Whether so many more bytes of the client's body are within its route's limit.
@@ -308,22 +290,27 @@ extension Worker {
 
   /// The instance of this client's request is of no more use: another attempt, an answer, or a cut.
   func instanceLost(_ fd: Int32, _ fault: InstanceFault) {
+    let failed = s.slab[fd].instance
+    // A kept connection that ends without a byte was most likely closed before the request came.
+    let isStale = s.slab[fd].story.isReused && (fault == .closed || fault == .reset)
+    let isBlameless = s.slab[fd].isTunnel ? fault != .reset : isStale && !s.slab[fd].machine.responseHasStarted
+    endTurn(fd, isBlameless ? .neutral : .failure)
     dropInstance(fd, reuse: false)
     storyFault(fd, fault)
     if s.slab[fd].isTunnel { return closeClient(fd, fault == .reset ? .instanceReset : .tunnelEnded) }
-    switch s.slab[fd].machine.fault(fault) {
+    switch self.fault(fd, fault) {
     case .retry:
       s.metrics.add(.retries)
       s.labels.add(.retries, route: s.slab[fd].story.route)
       s.slab[fd].story.retries &+= 1
-      retry(fd)
+      retry(fd, avoiding: isStale ? -1 : failed)
     case .answer(let status, let reason):
       answer(fd, status, Self.sentence(of: reason), reason, closes: true)
     case .cut(let reason): closeClient(fd, reason)
     }
   }
 
-  private func retry(_ fd: Int32) {
+  private func retry(_ fd: Int32, avoiding: Int32) {
     guard reparse(fd) else { return }
     if let visit = s.visits[fd] {
       guard let address = visit.address else { return closeClient(fd, .internalError) }
@@ -333,7 +320,8 @@ extension Worker {
     guard route >= 0 else {
       return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: true)
     }
-    chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
+    s.slab[fd].route = Int32(route)
+    chooseInstance(fd, route: route, avoiding: avoiding)
   }
 
   static func sentence(of reason: CloseReason) -> String {

@@ -1,4 +1,5 @@
 // An instance's answer: read its head, decide, send it on; and the kept connections between requests.
+import Balancing
 import HTTPWire
 import Posix
 import ProxyMachine
@@ -110,9 +111,10 @@ extension Worker {
     changes.closes = closes
     changes.toVersion10 = s.slab[client].machine.isVersion10
     let route = s.slab[client].route >= 0 ? s.table.routes[Int(s.slab[client].route)] : CompiledRoute()
+    let cookie = s.slab[client].setsCookie ? stickyCookie(client, route) : []
     guard
       let headBytes = s.head.writeResponse(
-        bytes, changes: changes, removed: s.table.bytes(route.responseRemoved),
+        bytes, changes: changes, setCookie: cookie.span, removed: s.table.bytes(route.responseRemoved),
         added: s.table.bytes(route.responseAdded), into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)
@@ -121,6 +123,7 @@ extension Worker {
     if s.slab[client].story.firstByteMicroseconds < 0 {
       s.slab[client].story.firstByteMicroseconds = since(s.slab[client].requestStarted)
     }
+    if s.head.status >= 200 || s.head.status == 101 { turnAnswered(client, status: s.head.status) }
     return unsafe sendHead(client, headBytes, body, bodyCount)
   }
 
@@ -139,6 +142,7 @@ extension Worker {
       (take, ended) = followed
     }
     if offset + bodyStart + take < count { s.slab[fd].isDirty = true }
+    if s.slab[client].makesJob { beginJob(client, framing, bytes.extracting(bodyStart..<bodyStart + take)) }
     guard
       unsafe sendResponseHead(client, bytes, closes: closes, s.input + offset + bodyStart, take)
     else { return closeClient(client, .clientReset) }
@@ -211,6 +215,7 @@ extension Worker {
   /// Parts a client from its instance's connection, which is kept for the next request or closed.
   func dropInstance(_ client: Int32, reuse: Bool) {
     let place = s.slab[client].instance
+    endTurn(client, .neutral)
     if place >= 0 {
       s.instances[Int(place)].active -= 1
       s.slab[client].instance = -1

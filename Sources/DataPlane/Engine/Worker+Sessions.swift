@@ -1,5 +1,6 @@
 // Requests that need a session, and the DevTools protocol's addresses: which browser, by whose slot, under which path.
 // Slots are the coordinator's to give; the worker asks, goes on with others, and is answered through its mailbox.
+import Balancing
 import CDP
 import HTTPWire
 import Observability
@@ -105,12 +106,14 @@ extension Worker {
         fd, 404, "Which browser? Use the webSocketDebuggerUrl of /json/list, which names its instance.", .refused,
         closes: false)
     }
-    let ready = s.table.source.instances.filter { $0.pool == request.pool.name && $0.state == .ready }
-    guard !ready.isEmpty else {
+    let route = s.slab[fd].route
+    guard route >= 0, let pool = s.poolStates[request.pool.name] else { return closeClient(fd, .internalError) }
+    let place = pick(fd, s.table.routes[Int(route)], pool)
+    guard place >= 0 else {
       return answer(
         fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
-    visitDirectly(fd, request, ready[Int(nextRandom() % UInt64(ready.count))])
+    visitDirectly(fd, request, s.table.source.instances[Int(s.instances[Int(place)].record)])
   }
 
   private func visitDirectly(_ fd: Int32, _ request: VisitRequest, _ instance: InstanceRecord) {
@@ -120,6 +123,11 @@ extension Worker {
     let visit = makeVisit(fd, request, holds: false)
     visit.origin.prefix += "/instance/\(instance.id)"
     visit.origin.browserPrefix = visit.origin.prefix
+    if let pool = s.poolStates[instance.pool] {
+      beginTurn(fd, pool.s.balancer.place(ofKey: StableHash.of(instance.id)), pool)
+    }
+    let row = s.labelNames.row(instance: instance.id, pool: instance.pool) ?? AccessRecord.noRow
+    storyAttempt(fd, instance: row, address)
     s.slab[fd].machine.slotGranted()
     go(fd, visit, browser: instance.browser, to: address)
   }

@@ -19,7 +19,9 @@ extension Worker {
     case .always: break
     case .auto: if !s.slab[source].isRemote && !s.slab[target].isRemote { return false }
     }
-    guard s.slab[source].tls == nil, s.slab[target].tls == nil, s.slab[source].inbound.isEmpty else { return false }
+    guard s.slab[source].tls == nil, s.slab[target].tls == nil, s.slab[source].inbound.isEmpty,
+      !s.slab[target].makesJob
+    else { return false }
     switch s.slab[source].body.mode {
     case .tunnel, .untilClose: return true
     case .length: return s.slab[source].body.remaining > UInt64(s.limits.largestPiece)

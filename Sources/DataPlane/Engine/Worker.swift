@@ -1,6 +1,7 @@
 // One worker: a thread with its own listeners, poller, connections, timers and view of the routing table. Nothing here is
 // shared with another thread but the mailbox and the metrics. The other Worker files are its methods by phase:
 // Accept → Request (→ Sessions) → Instance → Response → Relay / Splice → Finish; Output and Input move bytes.
+import Balancing
 import CLinux
 import HTTPWire
 import Observability
@@ -23,6 +24,8 @@ struct WorkerConfiguration: Sendable {
   var log: LogWriter
   var slabCapacity: Int
   var trustedProxies: [AddressRange]
+  var proxyProtocolFrom: [AddressRange]
+  var shared: EngineShared
   var labels: LabeledMetrics
   var access: WorkerAccessLog
 }
@@ -42,6 +45,8 @@ struct WorkerConfiguration: Sendable {
   let poller = Poller()
   let window: TLSWindow?
   let trustedProxies: [AddressRange]
+  let proxyProtocolFrom: [AddressRange]
+  let shared: EngineShared
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
@@ -50,11 +55,17 @@ struct WorkerConfiguration: Sendable {
   var tlsListeners: [Int32]
   var certificates: Certificates?
   var table: CompiledTable
-  /// Settings without effect that the log has named.
-  var toldUnsupported: [String] = []
   var instances: FixedArray<InstanceSlot>
   var instancePlaces: [String: Int32] = [:]
   var freeInstancePlaces: [Int32] = []
+  var poolStates: [String: PoolHandle] = [:]
+  /// Instances that take no new requests but those that belong to them, by key.
+  var drainingPlaces: [UInt64: Int32] = [:]
+  var loads: [String: InstanceLoad] = [:]
+  /// Live replicas, as far as known.
+  var replicas = 1
+  /// What of new jobs' ids has been read, by client.
+  var jobAnswers: [Int32: JobReading] = [:]
   var timers: TimerWheel
   /// Monotonic milliseconds at the start of this turn of the loop.
   var now: Int
@@ -103,6 +114,8 @@ struct WorkerConfiguration: Sendable {
     log = configuration.log
     slab = Slab(capacity: configuration.slabCapacity)
     trustedProxies = configuration.trustedProxies
+    proxyProtocolFrom = configuration.proxyProtocolFrom
+    shared = configuration.shared
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
@@ -138,6 +151,7 @@ struct WorkerConfiguration: Sendable {
     unsafe requestID.deallocate()
     window?.free()
     table.free()
+    for (_, handle) in poolStates { handle.free() }
     instances.free()
     timers.free()
     slab.free()
@@ -228,7 +242,11 @@ struct WorkerConfiguration: Sendable {
       case .answer(let answer, let ticket): slotAnswered(answer, ticket: ticket)
       case .sessionEnded(let session, _): endSession(session)
       case .table(let table): replace(table)
-      case .loads, .replicas, .block: break
+      case .loads(let loads):
+        s.loads = loads
+        applyLoads()
+      case .replicas(let count): s.replicas = count
+      case .block(let block, let pool): s.poolStates[pool]?.lend(block)
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline): drain(deadline)
       }
@@ -238,6 +256,7 @@ struct WorkerConfiguration: Sendable {
   private func everySecond() {
     s.nextSecond = s.now + 1_000
     reportActivity()
+    reportEjections()
     s.metrics.set(.clientsNow, s.clients)
     s.metrics.set(.instancesNow, s.instanceConnections)
     s.metrics.set(.tunnelsNow, s.tunnels)
@@ -250,23 +269,20 @@ struct WorkerConfiguration: Sendable {
 
   private func replace(_ table: RoutingTable) {
     for index in 0..<s.instances.count { s.instances[index].inTable = false }
-    if s.index == 0 {
-      let unsupported = table.unsupported
-      if unsupported != s.toldUnsupported, !unsupported.isEmpty {
-        s.log.warning(
-          "some settings have no effect in this version", ["settings": .string(unsupported.joined(separator: "; "))])
-      }
-      s.toldUnsupported = unsupported
-    }
     let lease = s.labelNames.lease()
+    var index: Int32 = -1
     let compiled = CompiledTable(table, lease: lease) { instance in
+      index += 1
       guard let place = place(instance) else { return nil }
+      s.instances[Int(place)].record = index
+      s.instances[Int(place)].key = StableHash.of(instance.id)
       s.instances[Int(place)].row = lease.row(instance: instance.id, pool: instance.pool)
       return place
     }
     renumberRoutes(compiled)
     s.table.free()
     s.table = compiled
+    updateBalancers()
     for (key, place) in s.instancePlaces where !s.instances[Int(place)].inTable {
       closeIdle(instance: place)
       if s.instances[Int(place)].active == 0 { forget(place, key) }
@@ -278,6 +294,10 @@ struct WorkerConfiguration: Sendable {
     var places: [String: Int32] = [:]
     for (index, record) in next.routeRecords.enumerated() { places[record.id] = Int32(index) }
     let moves = s.table.routeRecords.map { places[$0.id] ?? -1 }
+    for (old, new) in moves.enumerated() where new >= 0 {
+      let percents = (s.table.routeRecords[old].retryBudgetPercent, next.routeRecords[Int(new)].retryBudgetPercent)
+      if percents.0 == percents.1 { next.budgets[Int(new)] = s.table.budgets[old] }
+    }
     for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
       let route = s.slab[fd].route
       if route >= 0 { s.slab[fd].route = moves[Int(route)] }
@@ -292,7 +312,7 @@ struct WorkerConfiguration: Sendable {
         ["instance": .string(instance.id), "host": .string(instance.host)])
       return nil
     }
-    let key = "\(instance.id)#\(instance.generation)@\(address)"
+    let key = Self.placeKey(instance)
     if let known = s.instancePlaces[key] {
       s.instances[Int(known)].inTable = true
       return known
@@ -312,6 +332,11 @@ struct WorkerConfiguration: Sendable {
     s.instances[Int(place)].isFree = false
     s.instancePlaces[key] = place
     return place
+  }
+
+  /// Names an instance's place in this worker's list.
+  static func placeKey(_ instance: InstanceRecord) -> String {
+    "\(instance.id)#\(instance.generation)@\(instance.host):\(instance.port)"
   }
 
   private func forget(_ place: Int32, _ key: String) {

@@ -87,7 +87,7 @@ extension Span where Element == UInt8 {
   }
 
   /// The slice between two offsets without optional white space at its ends.
-  func trimmed(_ start: Int, _ end: Int) -> Slice {
+  package func trimmed(_ start: Int, _ end: Int) -> Slice {
     var lower = start
     var upper = end
     while lower < upper, self[lower] == 0x20 || self[lower] == 0x09 { lower += 1 }

@@ -17,6 +17,15 @@ extension Head {
     return nil
   }
 
+  /// The value of the last field of a name that the parser knows: of lists, the line that was added last.
+  package borrowing func lastValue(of name: FieldName) -> Slice? {
+    guard names.contains(name) else { return nil }
+    let fields = fields.span
+    var found: Slice?
+    for index in 0..<fieldCount where fields[index].known == name { found = fields[index].value }
+    return found
+  }
+
   /// The value of the first cookie of this name, without the quotes that it may stand in (RFC 6265 §4.1.1 and §4.2.1).
   /// Several Cookie lines are read one after the other, as if they were one. Names are compared with their case.
   package borrowing func cookie(_ name: Span<UInt8>, in bytes: Span<UInt8>) -> Slice? {

@@ -103,7 +103,7 @@ extension PeerAddress {
 
 extension PeerAddress {
   /// Reads dotted decimal: four numbers of 0 to 255 without leading zeros, which some read as octal.
-  init?(ipv4 bytes: Span<UInt8>, _ slice: Slice, port: UInt16) {
+  package init?(ipv4 bytes: Span<UInt8>, _ slice: Slice, port: UInt16) {
     var address: UInt32 = 0
     var position = slice.lower
     for part in 0..<4 {
@@ -121,7 +121,7 @@ extension PeerAddress {
   }
 
   /// Reads the text of RFC 4291 §2.2: eight groups, a run of zeros as `::`, the last two groups perhaps as IPv4.
-  init?(ipv6 bytes: Span<UInt8>, _ slice: Slice, port: UInt16) {
+  package init?(ipv6 bytes: Span<UInt8>, _ slice: Slice, port: UInt16) {
     var groups = Groups()
     var position = slice.lower
     /// Groups before `::`.

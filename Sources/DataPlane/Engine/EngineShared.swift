@@ -1,0 +1,15 @@
+// What all workers of an engine share: limits that hold for the process, and where Firecrawl's jobs live. None of it is
+// touched by requests of routes that do not ask for it.
+import Balancing
+
+final class EngineShared: Sendable {
+  let rates: RateLimiter
+  let connections: ClientCounter
+  let jobs = JobAffinity()
+
+  init() {
+    // Secret, so that nobody can choose addresses that share an entry.
+    rates = RateLimiter(seed: UInt64.random(in: 0...UInt64.max))
+    connections = ClientCounter(seed: UInt64.random(in: 0...UInt64.max))
+  }
+}
