@@ -114,6 +114,7 @@ let package = Package(
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
     unitTests(of: "RouteFiles", ["Routing"]),
+    unitTests(of: "Posix"),
     unitTests(of: "Observability", ["JSON", "Posix"]),
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
