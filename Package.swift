@@ -126,7 +126,7 @@ let package = Package(
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
-        "API", "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed",
+        "API", "Domain", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed",
         "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
