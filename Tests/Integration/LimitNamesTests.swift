@@ -23,7 +23,10 @@ struct LimitNamesTests {
   func values() throws {
     let set = try limits(
       ["head-timeout=1500ms", "tunnel-timeout=2d", "head-timeout=3s", "head-bytes=128k", "connections=5", "backlog=7"],
-      ["BERTH_HEAD_TIMEOUT": "9s", "BERTH_BODY_TIMEOUT": "2m", "BERTH_CONNECT_TIMEOUT": "1h", "BERTH_LINE_BYTES": "300"])
+      [
+        "BERTH_HEAD_TIMEOUT": "9s", "BERTH_BODY_TIMEOUT": "2m", "BERTH_CONNECT_TIMEOUT": "1h",
+        "BERTH_LINE_BYTES": "300",
+      ])
     #expect(set.headMilliseconds == 3_000)
     #expect(set.tunnelIdleMilliseconds == 2 * 86_400_000)
     #expect(set.bodyMilliseconds == 120_000)
@@ -38,7 +41,8 @@ struct LimitNamesTests {
   @Test("what makes no sense is named with where it stands")
   func complaints() {
     #expect(complaint(["head-timeout"]) == "--limit is \"head-timeout\"; it must be NAME=VALUE, e.g. head-timeout=10s.")
-    #expect(complaint(["nonsense=1"]).hasPrefix("--limit nonsense: there is no limit \"nonsense\"; there are handshake-"))
+    #expect(
+      complaint(["nonsense=1"]).hasPrefix("--limit nonsense: there is no limit \"nonsense\"; there are handshake-"))
     for text in ["10", "s", "", "10 s", "-1s", "1.5s", "10S", "१s", "99999999999999999999s"] {
       #expect(
         complaint(["head-timeout=\(text)"])
@@ -71,7 +75,8 @@ struct LimitNamesTests {
 
   @Test("the operator's guide has every limit with its default")
   func documented() throws {
-    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
     let guide = try String(contentsOf: root.appending(path: "docs/operations.md"), encoding: .utf8)
     for limit in EngineLimits.names {
       #expect(guide.contains("| `\(limit.name)` | `\(limit.variable)` | \(limit.defaultText) |"), "\(limit.name)")

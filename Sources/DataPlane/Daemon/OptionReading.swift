@@ -27,7 +27,8 @@ enum OptionReading {
     return port
   }
 
-  static func address(_ flag: String?, _ name: String, _ variable: String, or fallback: String) throws -> SocketAddress {
+  static func address(_ flag: String?, _ name: String, _ variable: String, or fallback: String) throws -> SocketAddress
+  {
     let text = text(flag, variable) ?? fallback
     guard let address = SocketAddress(text) else {
       let source = flag != nil ? name : variable
@@ -46,7 +47,8 @@ enum OptionReading {
         throw ValidationError("\(source), which has bits set behind its prefix; perhaps \(meant) is meant.")
       }
       throw ValidationError(
-        "\(source); it must be an address or a block of addresses, e.g. 10.0.0.0/8 or ::1, with commas between several.")
+        "\(source); it must be an address or a block of addresses, e.g. 10.0.0.0/8 or ::1, with commas between several."
+      )
     }
   }
 

@@ -90,7 +90,7 @@ import TLS
   var handover: String?
   @Option(help: "debug, info, warning or error. [BERTH_LOG_LEVEL] (default: info)")
   var logLevel: String?
-  @Option(help: "File for the access log, - for standard output, or off. [BERTH_ACCESS_LOG] (default: off)")
+  @Option(help: "File for one JSON line a request, - for standard output, or off. [BERTH_ACCESS_LOG] (default: off)")
   var accessLog: String?
   @Option(help: "A limit as NAME=VALUE, e.g. head-timeout=5s; see above. May be repeated.")
   var limit: [String] = []
@@ -136,7 +136,7 @@ import TLS
       id: Read.text(id, "BERTH_REPLICA_ID") ?? "\(Read.hostName())-\(getpid())",
       drainSeconds: try Read.number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try Read.choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
-      accessLog: accessLog == "off" ? nil : accessLog,
+      accessLog: accessLog.flatMap { $0 == "off" ? nil : AccessLogDestination($0) },
       splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto), limits: try limits(),
       trustedProxies: try Read.ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
       proxyProtocolFrom: try Read.ranges(proxyProtocolFrom, "--proxy-protocol-from", "BERTH_PROXY_PROTOCOL_FROM"),
@@ -157,7 +157,8 @@ import TLS
     guard keys.isEmpty || keys.count == certificates.count else {
       throw ValidationError(
         "--certificate and --key (BERTH_CERTIFICATE, BERTH_KEY) go together: there are \(certificates.count) certificates "
-          + "and \(keys.count) keys. Give each certificate its key, or no key when each lies in or beside its certificate.")
+          + "and \(keys.count) keys. Give each certificate its key, or no key when each lies in or beside its certificate."
+      )
     }
     var files = TLSFiles()
     files.pairs = certificates.enumerated().map { .init(certificate: $1, key: keys.isEmpty ? nil : keys[$0]) }

@@ -22,6 +22,7 @@ final class Replica {
   private let file: FileCoordinator?
   private let admin: AdminServer
   private let isDraining: Flag
+  private let accessLog: AccessLog?
 
   /// A bit that signal handling sets and the admin thread reads.
   private final class Flag: Sendable {
@@ -40,14 +41,20 @@ final class Replica {
     do {
       var configuration = EngineConfiguration(
         listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
-        workers: settings.workers, splice: settings.splice)
+        workers: settings.workers, limits: settings.limits, splice: settings.splice)
       configuration.trustedProxies = settings.trustedProxies
+      configuration.proxyProtocolFrom = settings.proxyProtocolFrom
       engine = try Engine(configuration)
     } catch {
       throw ReplicaError(
         description:
           "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
     }
+    do {
+      accessLog = try settings.accessLog.map { [engine] destination in
+        try AccessLog(destination, workers: settings.workers, labels: engine.labels, log: log)
+      }
+    } catch { throw ReplicaError(description: "--access-log (BERTH_ACCESS_LOG): \(error)") }
     if let path = settings.routes {
       let file = try FileCoordinator(path: path)
       self.file = file
@@ -59,7 +66,8 @@ final class Replica {
     let isDraining = Flag()
     self.isDraining = isDraining
     let pages = AdminPages(
-      replica: settings.id, source: source, workers: engine.metrics, log: log, isDraining: { isDraining.isSet })
+      replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
+      log: log, isDraining: { isDraining.isSet })
     admin = try AdminServer(settings.admin) { pages.answer($0) }
   }
 
@@ -80,12 +88,12 @@ final class Replica {
   }
 
   private static func certificates(_ settings: Settings) throws -> Certificates? {
-    guard let certificate = settings.certificate, let key = settings.key else { return nil }
-    return Certificates(context: try TLSServerContext(certificateFile: certificate, keyFile: key))
+    guard !settings.tls.isEmpty else { return nil }
+    return Certificates(context: try settings.tls.context(processSecret: .random()))
   }
 
   func run() throws {
-    engine.start(coordinator: source, log: log)
+    engine.start(coordinator: source, log: log, accessLog: accessLog)
     source.start(inboxes: engine.inboxes)
     admin.start()
     var places: [String] = engine.addresses.map { "http://\($0)" }
@@ -102,6 +110,7 @@ final class Replica {
     engine.drain(milliseconds: settings.drainSeconds * 1_000)
     engine.join()
     source.stop(timeoutMilliseconds: 3_000)
+    accessLog?.close()
     log.info("the replica ends", ["replica": .string(settings.id)])
     log.close()
   }
@@ -134,6 +143,7 @@ final class Replica {
 
   /// Reads certificate and routes again. What cannot be read leaves what is in force as it is.
   private func reload() {
+    accessLog?.reopen()
     do {
       if let certificates = try Self.certificates(settings) { engine.replace(certificates: certificates) }
       try file?.reload()

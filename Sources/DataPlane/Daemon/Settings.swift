@@ -17,8 +17,8 @@ struct Settings {
   var id: String
   var drainSeconds: Int
   var logLevel: LogLevel
-  /// Where the access log goes: a file, `-` for standard output, nil for nowhere.
-  var accessLog: String?
+  /// nil: there is none.
+  var accessLog: AccessLogDestination?
   var splice: SpliceMode
   var limits: EngineLimits
   /// Peers whose X-Forwarded-*, Forwarded and X-Request-ID are kept.

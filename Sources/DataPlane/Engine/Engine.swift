@@ -1,6 +1,6 @@
+// The data plane's threads: binds the listeners or takes those of another process, starts one worker a thread, hands tables
+// and certificates to them, drains them. berth-data owns one; tests make their own.
 private import Glibc
-// The data plane's threads: binds the listeners or takes those of another process, starts one worker a thread, hands tables and certificates to them, drains
-// them. berth-data owns one; tests make their own.
 package import Observability
 package import Posix
 package import ProxyMachine
@@ -46,6 +46,8 @@ package final class Engine: Sendable {
   /// One a worker, in the order of the coordinator's `SlotRequest.worker`.
   package let inboxes: [Mailbox]
   package let metrics: [WorkerMetrics]
+  /// Counters by route, pool and instance.
+  package let labels: LabeledMetrics
   /// Where the engine listens, with the ports that the kernel chose for port 0.
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
@@ -65,6 +67,7 @@ package final class Engine: Sendable {
     self.configuration = configuration
     inboxes = (0..<configuration.workers).map { _ in Mailbox() }
     metrics = (0..<configuration.workers).map { _ in WorkerMetrics() }
+    labels = LabeledMetrics(workers: configuration.workers)
     var given = inherited
     var opened: [Int32] = []
     defer { for listener in given { Socket.close(listener.descriptor) } }
@@ -126,8 +129,9 @@ package final class Engine: Sendable {
     return named(listeners, .plain) + named(tlsListeners, .tls)
   }
 
-  /// Starts the workers, which accept at once; listens if that was not done before.
-  package func start(coordinator: any Coordinator, log: LogWriter) {
+  /// Starts the workers, which accept at once; listens if that was not done before. `accessLog` has as many workers as the
+  /// engine; nil = requests are not logged.
+  package func start(coordinator: any Coordinator, log: LogWriter, accessLog: AccessLog? = nil) {
     do { try listen() } catch { log.error("the engine does not listen", ["reason": .string(error.description)]) }
     let capacity = Self.descriptorLimit()
     threads.withLock { threads in
@@ -136,7 +140,8 @@ package final class Engine: Sendable {
           index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
           metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
-          trustedProxies: configuration.trustedProxies)
+          trustedProxies: configuration.trustedProxies, labels: labels,
+          access: accessLog?.workers[index] ?? .off)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }
     }

@@ -64,33 +64,63 @@ extension EngineLimits {
     let second = 1_000
     let wait = 10...3_600 * second
     let week = 10...7 * 86_400 * second
+    // The kernel's bounds of tcp(7): 1 to 32,767 seconds, 1 to 127 probes.
+    let probes = second...32_767 * second
     return [
-      LimitName("handshake-timeout", .duration, wait, \.handshakeMilliseconds, "from accept to a finished TLS handshake"),
-      LimitName("head-timeout", .duration, wait, \.headMilliseconds, "from accept, or a head's first byte, to its last"),
+      LimitName(
+        "handshake-timeout", .duration, wait, \.handshakeMilliseconds, "from accept to a finished TLS handshake"),
+      LimitName(
+        "head-timeout", .duration, wait, \.headMilliseconds, "from accept, or a head's first byte, to its last"),
       LimitName("keep-alive-timeout", .duration, wait, \.keepAliveMilliseconds, "between two requests of a client"),
       LimitName("body-timeout", .duration, week, \.bodyMilliseconds, "between two pieces of a body, either way"),
       LimitName("connect-timeout", .duration, wait, \.connectMilliseconds, "one attempt to connect to an instance"),
       LimitName(
-        "first-byte-timeout", .duration, week, \.firstByteMilliseconds, "from a request's end to its answer's first byte"),
+        "first-byte-timeout", .duration, week, \.firstByteMilliseconds,
+        "from a request's end to its answer's first byte"),
       LimitName("tunnel-timeout", .duration, week, \.tunnelIdleMilliseconds, "without a byte in a tunnel"),
       LimitName("linger-timeout", .duration, wait, \.lingerMilliseconds, "for one side to end after the other has"),
       LimitName(
-        "instance-idle-timeout", .duration, wait, \.instanceIdleMilliseconds, "a kept connection to an instance, unused"),
+        "gone-timeout", .duration, wait, \.goneMilliseconds, "for a slot after the client has ended its side"),
+      LimitName(
+        "instance-idle-timeout", .duration, wait, \.instanceIdleMilliseconds, "a kept connection to an instance, unused"
+      ),
       LimitName(
         "coordinator-timeout", .duration, wait, \.coordinatorMilliseconds,
         "for the coordinator, beyond a pool's queue timeout"),
       LimitName("connections", .count, 1...1_000_000, \.clientConnections, "clients at a time, per worker"),
-      LimitName("idle-instance-connections", .count, 0...65_536, \.idleInstanceConnections, "kept per instance and worker"),
-      LimitName("backlog", .count, 1...65_535, \.backlog, "connections that wait to be accepted, per worker and address"),
+      LimitName(
+        "idle-instance-connections", .count, 0...65_536, \.idleInstanceConnections, "kept per instance and worker"),
+      LimitName(
+        "backlog", .count, 1...65_535, \.backlog, "connections that wait to be accepted, per worker and address"),
       LimitName("line-bytes", .bytes, 256...1_048_576, \.http.lineBytes, "a request or status line"),
       LimitName("head-bytes", .bytes, 1_024...1_048_576, \.http.headBytes, "a whole head"),
-      LimitName("discovery-bytes", .bytes, 65_536...67_108_864, \.discoveryBytes, "a DevTools answer that is rewritten"),
+      LimitName(
+        "discovery-bytes", .bytes, 65_536...67_108_864, \.discoveryBytes, "a DevTools answer that is rewritten"),
+      LimitName("pipes", .count, 0...4_096, \.pooledPipes, "kept for splicing, per worker"),
+      LimitName(
+        "probe-after", .duration, probes, \.probeAfter, "of silence, then TCP asks a client whether it is there"),
+      LimitName("probe-interval", .duration, probes, \.probeInterval, "between two such questions"),
+      LimitName("probes", .count, 1...127, \.probes, "without an answer, then the client is gone"),
     ]
   }()
 
   private var backlog: Int {
     get { Int(listenBacklog) }
     set { listenBacklog = Int32(clamping: newValue) }
+  }
+
+  // The kernel counts in whole seconds; what is less than one more is rounded up.
+  private var probeAfter: Int {
+    get { Int(keepAliveIdleSeconds) * 1_000 }
+    set { keepAliveIdleSeconds = Int32(clamping: (newValue + 999) / 1_000) }
+  }
+  private var probeInterval: Int {
+    get { Int(keepAliveIntervalSeconds) * 1_000 }
+    set { keepAliveIntervalSeconds = Int32(clamping: (newValue + 999) / 1_000) }
+  }
+  private var probes: Int {
+    get { Int(keepAliveProbes) }
+    set { keepAliveProbes = Int32(clamping: newValue) }
   }
 
   /// Sets one by its name. `source` is what the operator wrote it as, and begins every complaint.
@@ -130,7 +160,8 @@ extension EngineLimits {
     }
     guard http.lineBytes <= http.headBytes else {
       throw LimitError(
-        description: "line-bytes is \(http.lineBytes) and head-bytes only \(http.headBytes): a line is a part of a head.")
+        description:
+          "line-bytes is \(http.lineBytes) and head-bytes only \(http.headBytes): a line is a part of a head.")
     }
   }
 }

@@ -1,11 +1,11 @@
+private import Glibc
 // How a new process takes the listeners of the one that runs, so that an upgrade refuses and resets nobody. Over a unix
 // socket: the old one sends a line and a descriptor for each listener, the new one starts with them up to serving, then
 // says "take over", and the old one drains. Until that word nothing has changed for the old one, whatever becomes of the new
 // one; from then on the queues are the new one's, whatever becomes of the old one. Each step has a limit. The daemon owns
 // one end of each; docs/decisions/0012 tells why.
 package import Observability
-package import Posix
-private import Glibc
+import Posix
 
 package struct HandoverError: Error, CustomStringConvertible { package let description: String }
 
@@ -145,7 +145,8 @@ package final class HandoverOffer {
       return
     }
     successor = (Int32(fd), peer.process, now + limits.startMilliseconds)
-    log.info("another process gets the listeners", ["pid": .int(Int(peer.process)), "listeners": .int(listeners.count)])
+    log.info(
+      "another process gets the listeners", ["pid": .int(Int(peer.process)), "listeners": .int(listeners.count)])
     var result = UnixSocket.send(Int32(fd), HandoverWords.hello(listeners.count))
     for listener in listeners where result >= 0 {
       result = sendPatiently(Int32(fd), "\(listener.kind.rawValue) \(listener.address)", listener.descriptor, now)
@@ -168,7 +169,8 @@ package final class HandoverOffer {
   private func leave(_ why: String) {
     guard let successor else { return }
     log.warning(
-      "a hand-over came to nothing, this process goes on", ["pid": .int(Int(successor.process)), "reason": .string(why)])
+      "a hand-over came to nothing, this process goes on",
+      ["pid": .int(Int(successor.process)), "reason": .string(why)])
     Socket.close(successor.fd)
     self.successor = nil
   }
@@ -227,7 +229,8 @@ package final class HandoverClaim {
         isEmpty = true
       } else {
         let words = hello.text.split(separator: " ")
-        guard words.count == 3, words[0] == "berth-handover", let count = Int(words[2]), (0...4_096).contains(count) else {
+        guard words.count == 3, words[0] == "berth-handover", let count = Int(words[2]), (0...4_096).contains(count)
+        else {
           throw HandoverError(description: "what answers at \(path) (--handover) is no berth-data")
         }
         guard words[1] == String(HandoverWords.version) else {
@@ -289,7 +292,8 @@ package final class HandoverClaim {
     let deadline = Clock.monotonicMilliseconds + limits.answerMilliseconds
     guard let message = try? Self.receive(socket, deadline, ""), !message.text.isEmpty else { return nil }
     guard message.text == HandoverWords.yours else {
-      throw HandoverError(description: "the process \(predecessor) has given up waiting for this one, and goes on itself")
+      throw HandoverError(
+        description: "the process \(predecessor) has given up waiting for this one, and goes on itself")
     }
     return .taken
   }

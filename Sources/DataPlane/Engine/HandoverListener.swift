@@ -17,6 +17,7 @@ package struct HandoverListener: Sendable, Equatable {
   }
 
   package static func == (left: HandoverListener, right: HandoverListener) -> Bool {
-    left.kind == right.kind && left.descriptor == right.descriptor && left.address.description == right.address.description
+    left.kind == right.kind && left.descriptor == right.descriptor
+      && left.address.description == right.address.description
   }
 }
