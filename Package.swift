@@ -62,6 +62,7 @@ let package = Package(
     shared("Posix", ["CLinux"]),
     shared("JSON"),
     shared("Routing", ["JSON"]),
+    shared("RouteFiles", ["JSON", "Routing", yams]),
     shared("State", ["JSON", "Routing"]),
     shared("TLS", ["COpenSSL"]),
     shared("Redis", ["CHiredis", "TLS", "Posix", "State"]),
@@ -71,7 +72,7 @@ let package = Package(
     data("HTTPWire"),
     data("CDP", ["JSON"]),
     data("ProxyMachine", ["HTTPWire", "Routing"]),
-    data("RouteFeed", ["ProxyMachine", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
+    data("RouteFeed", ["ProxyMachine", "RouteFiles", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
@@ -83,7 +84,7 @@ let package = Package(
 
     // Control plane: instances and sessions.
     control("Domain", ["Routing"]),
-    control("Settings", ["Domain", "Routing", yams]),
+    control("Settings", ["Domain", "JSON", "RouteFiles", "Routing"]),
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
     control(
@@ -112,6 +113,7 @@ let package = Package(
       swiftSettings: strict),
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
+    unitTests(of: "RouteFiles", ["Routing"]),
     unitTests(of: "Observability", ["JSON", "Posix"]),
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),

@@ -18,6 +18,9 @@ final class FeedWorker: WorkerInbox {
     var ends: [(session: String, reason: String)] = []
     var table: RoutingTable?
     var tables = 0
+    var loads: [String: InstanceLoad] = [:]
+    var replicas: [Int] = []
+    var blocks: [String: [Range<UInt64>]] = [:]
   }
   private let state = Mutex(State())
 
@@ -31,8 +34,14 @@ final class FeedWorker: WorkerInbox {
       $0.tables += 1
     }
   }
+  func update(loads: [String: InstanceLoad]) { state.withLock { $0.loads = loads } }
+  func update(replicas: Int) { state.withLock { $0.replicas.append(replicas) } }
+  func lend(block: Range<UInt64>, pool: String) { state.withLock { $0.blocks[pool, default: []].append(block) } }
 
   var table: RoutingTable? { state.withLock { $0.table } }
+  var loads: [String: InstanceLoad] { state.withLock { $0.loads } }
+  var replicas: [Int] { state.withLock { $0.replicas } }
+  func blocks(_ pool: String) -> [Range<UInt64>] { state.withLock { $0.blocks[pool] ?? [] } }
   func answers(_ ticket: UInt64) -> [SlotAnswer] { state.withLock { $0.answers[ticket] ?? [] } }
   func reason(of session: String) -> String? { state.withLock { $0.ends.first { $0.session == session }?.reason } }
 

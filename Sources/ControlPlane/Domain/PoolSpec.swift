@@ -28,6 +28,8 @@ package struct PoolSpec: Sendable, Equatable {
   package var scaleDownAfterMilliseconds: Int
   package var health: HealthPolicy
   package var restart: RestartPolicy
+  /// How replicas spread requests over the instances.
+  package var balancing = PoolBalancing()
 
   package init(
     name: String, kind: PoolKind, runtime: RuntimeSpec, slots: Int = 1, min: Int = 1, max: Int = 8, spare: Int = 1,
@@ -55,23 +57,16 @@ package struct PoolSpec: Sendable, Equatable {
 
   /// What replicas route by.
   package var record: PoolRecord {
-    PoolRecord(
+    var record = PoolRecord(
       name: name, kind: kind, slots: slots, recycleAfterSessions: recycleAfterSessions,
       reservationMilliseconds: sessions.reservationMilliseconds, graceMilliseconds: sessions.graceMilliseconds,
       hardLimitMilliseconds: sessions.hardMilliseconds, idleLimitMilliseconds: sessions.idleMilliseconds,
       queueTimeoutMilliseconds: queue.timeoutMilliseconds, queueLimit: queue.limit)
+    record.balancing = balancing
+    return record
   }
 
-  /// Names appear in Redis keys, URLs, directories and log lines, so they are kept to what is plain in all of these.
-  package static func isName(_ text: String) -> Bool {
-    let length = text.utf8.count
-    return length >= 1 && length <= 40
-      && text.utf8.allSatisfy { byte in
-        (byte >= UInt8(ascii: "a") && byte <= UInt8(ascii: "z"))
-          || (byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9"))
-          || byte == UInt8(ascii: "-") || byte == UInt8(ascii: "_")
-      }
-  }
+  package static func isName(_ text: String) -> Bool { PoolRecord.isName(text) }
 
   /// The first thing about the numbers that cannot work together, as a sentence; nil when all is well.
   package var contradiction: String? {

@@ -1,5 +1,8 @@
-// The configuration file: YAML whose every node remembers its line, so that errors can name it.
-internal import Yams
+// The configuration file as sections whose values are asked for by name, so that an error names file, line and setting,
+// and a name that nobody asks for is refused.
+import JSON
+import RouteFiles
+import Routing
 
 /// A configuration file's name (for errors) and text.
 package struct ConfigText: Sendable {
@@ -17,8 +20,8 @@ struct FileSection {
   /// Names the section in errors, e.g. `pools.chrome`; empty at the top.
   private let path: String
   private let line: Int
-  private var values: [(key: String, node: Node)]
-  private var known: [String] = []
+  private var values: [(name: String, value: ConfigNode)]
+  private var known: Set<String> = []
 
   /// The top of a file; an empty file is an empty section.
   init(_ config: ConfigText) throws(SettingsError) {
@@ -26,79 +29,50 @@ struct FileSection {
     path = ""
     line = 1
     values = []
-    let root: Node?
-    do {
-      root = try Yams.compose(yaml: config.text)
-    } catch {
-      throw Self.reading(error, file: config.name)
+    let root: ConfigNode?
+    do throws(RouteFileError) { root = try ConfigNode.parse(config.text, file: config.name) } catch {
+      throw SettingsError(error.description)
     }
-    guard let root else { return }
-    if root.scalar?.string.isEmpty == true { return }
-    values = try Self.values(of: root, file: file, path: "the file")
+    if let root { values = try Self.values(of: root, file: file, path: "the file") }
   }
 
-  private init(file: String, path: String, node: Node) throws(SettingsError) {
+  private init(file: String, path: String, node: ConfigNode) throws(SettingsError) {
     self.file = file
     self.path = path
-    line = node.mark?.line ?? 1
+    line = node.line
     values = try Self.values(of: node, file: file, path: path)
   }
 
-  private static func values(of node: Node, file: String, path: String) throws(SettingsError) -> [(
-    key: String, node: Node
+  private static func values(of node: ConfigNode, file: String, path: String) throws(SettingsError) -> [(
+    name: String, value: ConfigNode
   )] {
     guard let mapping = node.mapping else {
-      throw SettingsError("\(file):\(node.mark?.line ?? 1): \(path) must be a mapping of names to values")
+      throw SettingsError("\(file):\(node.line): \(path) must be a mapping of names to values")
     }
-    var values: [(key: String, node: Node)] = []
-    for (key, value) in mapping {
-      guard let name = key.scalar?.string else {
-        throw SettingsError("\(file):\(key.mark?.line ?? 1): \(path): a name was expected")
-      }
-      values.append((name, value))
-    }
-    return values
+    return mapping
   }
 
-  private static func reading(_ error: any Error, file: String) -> SettingsError {
-    switch error as? YamlError {
-    case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),
-      .composer(_, let problem, let mark, _):
-      return SettingsError("\(file):\(mark.line): \(problem) (column \(mark.column))")
-    case .duplicatedKeysInMapping(let duplicates, let context):
-      return SettingsError(
-        "\(file):\(context.mark.line): \(duplicates.sorted().joined(separator: ", ")) stands here twice")
-    case .reader(let problem, _, _, _):
-      return SettingsError("\(file): \(problem)")
-    default:
-      return SettingsError("\(file): \(error)")
-    }
+  private func place(_ key: String, _ node: ConfigNode?) -> String {
+    "\(file):\(node?.line ?? line): \(path.isEmpty ? key : "\(path).\(key)")"
   }
 
-  private func place(_ key: String, _ node: Node) -> String {
-    "\(file):\(node.mark?.line ?? line): \(path.isEmpty ? key : "\(path).\(key)")"
-  }
-
-  private mutating func node(_ key: String) -> Node? {
-    known.append(key)
-    guard let node = values.first(where: { $0.key == key })?.node else { return nil }
-    // `key:` with nothing behind it is as if it were not there.
-    if let scalar = node.scalar, scalar.string.isEmpty, scalar.style == .plain { return nil }
-    return node
+  private mutating func node(_ key: String) -> ConfigNode? {
+    known.insert(key)
+    return values.first { $0.name == key }.flatMap { $0.value.isNothing ? nil : $0.value }
   }
 
   mutating func value(_ key: String) throws(SettingsError) -> Written? {
     guard let node = node(key) else { return nil }
-    guard let scalar = node.scalar else { throw SettingsError("\(place(key, node)): must be a single value") }
-    return Written(text: scalar.string, place: place(key, node))
+    guard let text = node.scalar else { throw SettingsError("\(place(key, node)): must be a single value") }
+    return Written(text: text, place: place(key, node))
   }
 
   mutating func list(_ key: String) throws(SettingsError) -> [String]? {
     guard let node = node(key) else { return nil }
-    guard let sequence = node.sequence else { throw SettingsError("\(place(key, node)): must be a list") }
+    guard let entries = node.list else { throw SettingsError("\(place(key, node)): must be a list") }
     var texts: [String] = []
-    for entry in sequence {
-      guard let text = entry.scalar?.string else {
+    for entry in entries {
+      guard let text = entry.scalar else {
         throw SettingsError("\(place(key, entry)): every entry of the list must be a single value")
       }
       texts.append(text)
@@ -118,22 +92,57 @@ struct FileSection {
     return try FileSection(file: file, path: path.isEmpty ? key : "\(path).\(key)", node: node)
   }
 
+  mutating func isMissing(_ key: String) -> Bool { node(key) == nil }
+
+  /// Whether a list stands there instead of a section or a value.
+  mutating func isList(_ key: String) -> Bool { node(key)?.list != nil }
+
+  /// Reads fields of a record, as Redis and routes files have them too; they count as asked for.
+  mutating func record<R>(_ read: (inout Fields) throws(RecordError) -> R) throws(SettingsError) -> R {
+    var object = JSONObject()
+    for (name, value) in values { object.append(name, value.json) }
+    do throws(RecordError) {
+      var fields = try Fields(.object(object), of: path, isText: true)
+      let record = try read(&fields)
+      known.formUnion(fields.names)
+      return record
+    } catch { throw placed(error) }
+  }
+
+  private func placed(_ error: RecordError) -> SettingsError {
+    var node: ConfigNode?
+    var isWhole = true
+    for (index, step) in error.field.enumerated() {
+      guard let next = index == 0 ? values.first(where: { $0.name == step })?.value : node?[step] else {
+        isWhole = false
+        break
+      }
+      node = next
+    }
+    let name = error.field.joined(separator: ".")
+    guard let text = node?.scalar, isWhole, error.reason.hasPrefix("must be "), !error.reason.contains(", not \"")
+    else {
+      return SettingsError("\(place(name, node)): \(error.reason)")
+    }
+    return Written(text: text, place: place(name, node)).wrong(String(error.reason.dropFirst("must be ".count)))
+  }
+
   /// The names in the order of the file.
-  var names: [String] { values.map(\.key) }
+  var names: [String] { values.map(\.name) }
 
   /// Where the section begins, for errors about the whole of it.
   var place: String { "\(file):\(line): \(path)" }
 
   /// Where a name of this section stands.
   func place(of name: String) -> String {
-    values.first { $0.key == name }.map { place(name, $0.node) } ?? place
+    values.first { $0.name == name }.map { place(name, $0.value) } ?? place
   }
 
   /// Refuses names that no reader asked for.
   func finish() throws(SettingsError) {
-    for (key, node) in values where !known.contains(key) {
+    for (name, value) in values where !known.contains(name) {
       throw SettingsError(
-        "\(place(key, node)): there is no such setting; known are \(known.sorted().joined(separator: ", "))")
+        "\(place(name, value)): there is no such setting; known are \(known.sorted().joined(separator: ", "))")
     }
   }
 }

@@ -120,6 +120,7 @@ package struct ControlSettings: Sendable, Equatable {
       result.listen.port = try Written(text: port, place: "variable PORT").int(in: 1...65_535)
     }
     try result.readPools(&top)
+    try result.readRoutes(&top, file)
     try top?.finish()
     guard result.listen.isLoopback || result.allowUnauthenticated else {
       throw SettingsError(

@@ -1,4 +1,4 @@
-// Pools and routes of the configuration file. Without any there is one pool of Chromes that serves every path.
+// The pools of the configuration file. Without any there is one pool of Chromes.
 import Domain
 import Routing
 
@@ -20,17 +20,6 @@ extension ControlSettings {
     } else {
       var none: FileSection?
       pools = [try pool(Self.defaultPool, &none)]
-    }
-    if var declared = try top?.section("routes") {
-      for id in declared.names {
-        guard var section = try declared.section(id) else {
-          throw SettingsError("\(declared.place(of: id)): a route needs at least a pool")
-        }
-        routes.append(try route(id, &section))
-      }
-    } else {
-      let first = pools.first { $0.kind == .cdp } ?? pools[0]
-      routes = [RouteRecord(id: "default", path: "/", pool: first.name)]
     }
   }
 
@@ -85,28 +74,12 @@ extension ControlSettings {
       }
       spec.health.path = value.text
     }
+    var record = spec.record
+    try file?.record { (fields: inout Fields) throws(RecordError) in try record.readBalancing(&fields) }
+    spec.balancing = record.balancing
     try file?.finish()
     if let contradiction = spec.contradiction { throw SettingsError("\(place): \(contradiction)") }
     return spec
-  }
-
-  private func route(_ id: String, _ file: inout FileSection) throws(SettingsError) -> RouteRecord {
-    guard let pool = try file.value("pool") else { throw SettingsError("\(file.place): a route needs a pool") }
-    guard pools.contains(where: { $0.name == pool.text }) else {
-      throw pool.wrong("a declared pool (\(pools.map(\.name).joined(separator: ", ")))")
-    }
-    var route = RouteRecord(id: id, pool: pool.text)
-    route.host = try file.value("host")?.text.lowercased()
-    if let value = try file.value("path") {
-      guard value.text.hasPrefix("/"), !value.text.contains(where: { "?# ".contains($0) }) else {
-        throw value.wrong("a path that begins with / and has no query")
-      }
-      route.path = value.text
-    }
-    if let value = try file.value("strategy") { route.strategy = try value.choice(Strategy.self) }
-    if let value = try file.value("stripPrefix") { route.stripPrefix = try value.bool() }
-    try file.finish()
-    return route
   }
 }
 

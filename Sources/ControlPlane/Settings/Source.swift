@@ -1,5 +1,7 @@
 // Where a setting came from, so that every complaint names its line, variable or flag; and the readers of single values.
 
+import Routing
+
 /// What is wrong with the configuration, as one sentence that begins with the place.
 package struct SettingsError: Error, Equatable, Sendable, CustomStringConvertible {
   package let description: String
@@ -22,11 +24,8 @@ struct Written {
   }
 
   func bool() throws(SettingsError) -> Bool {
-    switch text.lowercased() {
-    case "true", "yes", "1", "on": return true
-    case "false", "no", "0", "off": return false
-    default: throw wrong("true or false")
-    }
+    guard let flag = Fields.flag(text) else { throw wrong("true or false") }
+    return flag
   }
 
   func choice<Choice: RawRepresentable & CaseIterable>(_: Choice.Type) throws(SettingsError) -> Choice

@@ -20,6 +20,8 @@ package struct EngineConfiguration: Sendable {
   package var workers: Int
   package var limits: EngineLimits
   package var splice: SpliceMode
+  /// Peers whose X-Forwarded-For, Forwarded and X-Request-ID are kept and added to.
+  package var trustedProxies: [AddressRange] = []
 
   package init(
     listen: [SocketAddress], tlsListen: [SocketAddress] = [], certificates: Certificates? = nil, workers: Int = 1,
@@ -42,6 +44,8 @@ package final class Engine: Sendable {
   /// One a worker, in the order of the coordinator's `SlotRequest.worker`.
   package let inboxes: [Mailbox]
   package let metrics: [WorkerMetrics]
+  /// Counters by route, pool and instance.
+  package let labels: LabeledMetrics
   /// Where the engine listens, with the ports that the kernel chose for port 0.
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
@@ -57,6 +61,7 @@ package final class Engine: Sendable {
     self.configuration = configuration
     inboxes = (0..<configuration.workers).map { _ in Mailbox() }
     metrics = (0..<configuration.workers).map { _ in WorkerMetrics() }
+    labels = LabeledMetrics(workers: configuration.workers)
     var opened: [Int32] = []
     do {
       (listeners, addresses) = try Self.open(configuration.listen, configuration, &opened)
@@ -92,14 +97,17 @@ package final class Engine: Sendable {
     return (byWorker, actual)
   }
 
-  package func start(coordinator: any Coordinator, log: LogWriter) {
+  /// `accessLog` has as many workers as the engine; nil = requests are not logged.
+  package func start(coordinator: any Coordinator, log: LogWriter, accessLog: AccessLog? = nil) {
     let capacity = Self.descriptorLimit()
     threads.withLock { threads in
       for index in 0..<configuration.workers {
         let configuration = WorkerConfiguration(
           index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
-          metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity)
+          metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
+          trustedProxies: configuration.trustedProxies, labels: labels,
+          access: accessLog?.workers[index] ?? .off)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }
     }

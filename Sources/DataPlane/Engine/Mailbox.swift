@@ -9,6 +9,9 @@ package final class Mailbox: WorkerInbox {
     case answer(SlotAnswer, ticket: UInt64)
     case sessionEnded(String, reason: String)
     case table(RoutingTable)
+    case loads([String: InstanceLoad])
+    case replicas(Int)
+    case block(Range<UInt64>, pool: String)
     case certificates(Certificates)
     case drain(deadlineMilliseconds: Int)
   }
@@ -22,6 +25,9 @@ package final class Mailbox: WorkerInbox {
   package func deliver(_ answer: SlotAnswer, ticket: UInt64) { post(.answer(answer, ticket: ticket)) }
   package func end(session: String, reason: String) { post(.sessionEnded(session, reason: reason)) }
   package func replace(table: RoutingTable) { post(.table(table)) }
+  package func update(loads: [String: InstanceLoad]) { post(.loads(loads)) }
+  package func update(replicas: Int) { post(.replicas(replicas)) }
+  package func lend(block: Range<UInt64>, pool: String) { post(.block(block, pool: pool)) }
 
   func post(_ message: Message) {
     let isFirst = messages.withLock { messages in

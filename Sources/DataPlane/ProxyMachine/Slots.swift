@@ -26,11 +26,14 @@ package struct SlotRequest: Sendable {
   package let ticket: UInt64
   /// Index of the worker that gets the answer.
   package let worker: Int
+  /// How long the client may wait for a slot, when its route says so; nil = as long as the pool says. For `acquire` only.
+  package let queueTimeoutMilliseconds: Int?
 
-  package init(kind: Kind, ticket: UInt64, worker: Int) {
+  package init(kind: Kind, ticket: UInt64, worker: Int, queueTimeoutMilliseconds: Int? = nil) {
     self.kind = kind
     self.ticket = ticket
     self.worker = worker
+    self.queueTimeoutMilliseconds = queueTimeoutMilliseconds
   }
 }
 
@@ -62,6 +65,9 @@ package enum SlotNotice: Sendable, Equatable {
   case activity(session: String)
   /// A discovery answer named these targets to the session's client.
   case targets([String], session: String)
+  /// The worker needs indexes of a pool for global_round_robin. A block may come back by ``WorkerInbox/lend(block:pool:)``;
+  /// while Redis is away none comes, and the worker goes on by its own count. Sent again after a second without a block.
+  case borrow(pool: String, worker: Int)
 }
 
 /// The coordinator as workers see it. Calls return at once and may come from any thread.
@@ -76,4 +82,11 @@ package protocol WorkerInbox: AnyObject, Sendable {
   /// The session is over: its sockets are closed with this reason.
   func end(session: String, reason: String)
   func replace(table: RoutingTable)
+  /// How busy instances are, by id, for the strategy `resources`; comes every few seconds while some route has it, and
+  /// replaces what was known before. An instance that is missing has not been measured.
+  func update(loads: [String: InstanceLoad])
+  /// How many replicas are alive, this one included: at least 1. Comes when it changes, first with the first table.
+  func update(replicas: Int)
+  /// Indexes of a pool that nobody else gets.
+  func lend(block: Range<UInt64>, pool: String)
 }

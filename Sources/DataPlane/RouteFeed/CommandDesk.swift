@@ -120,6 +120,7 @@ final class CommandDesk {
       case .notice(.release(let session)): released.append(session)
       case .notice(.activity(let session)): touched.insert(session)
       case .notice(.targets(let targets, let session)): operations += remember(targets, of: session)
+      case .notice(.borrow): break
       case .notice(.cancel(let ticket, let worker)):
         let key = TicketKey(worker: worker, ticket: ticket)
         core.count { $0.cancelled += 1 }

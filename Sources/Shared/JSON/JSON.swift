@@ -39,7 +39,7 @@ package struct JSONObject: Sendable, Equatable, ExpressibleByDictionaryLiteral {
   }
 
   /// Appends a field whose name the caller knows to be new.
-  mutating func append(_ name: String, _ value: JSON) { fields.append((name, value)) }
+  package mutating func append(_ name: String, _ value: JSON) { fields.append((name, value)) }
 
   package static func == (a: JSONObject, b: JSONObject) -> Bool {
     a.fields.count == b.fields.count && a.fields.allSatisfy { b[$0.name] == $0.value }

@@ -31,6 +31,10 @@ package struct Keys: Sendable, Equatable {
   package func instanceSessions(instance: String) -> String { "\(prefix)instance:\(instance):sessions" }
   package func counters(instance: String) -> String { "\(prefix)counters:\(instance)" }
   package func target(_ id: String) -> String { "\(prefix)target:\(id)" }
+  /// Counts the turns of a pool's global_round_robin.
+  package func cursor(pool: String) -> String { "\(prefix)pool:\(pool):cursor" }
+  /// How busy instances are, for the strategy resources.
+  package var load: String { prefix + "load" }
   package var sessions: String { prefix + "sessions" }
   /// What stands before a session's id: plain `session:` for the default prefix, as the disposable-browser seed documents it.
   package var sessionPrefix: String { prefix == "berth:" ? "session:" : prefix + "session:" }

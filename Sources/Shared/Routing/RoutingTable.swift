@@ -3,7 +3,7 @@
 /// An immutable routing table. A feed makes it, every worker holds one and compiles it into its own arrays.
 package final class RoutingTable: Sendable {
   package let pools: [String: PoolRecord]
-  /// In the order in which they are tried: exact hosts before any host, longer paths before shorter ones.
+  /// In the order in which they are tried; see ``RouteRecord/isBefore(_:)``.
   package let routes: [RouteRecord]
   package let instances: [InstanceRecord]
   private let byID: [String: Int]
@@ -11,11 +11,7 @@ package final class RoutingTable: Sendable {
 
   package init(pools: [PoolRecord], routes: [RouteRecord], instances: [InstanceRecord]) {
     self.pools = Dictionary(pools.map { ($0.name, $0) }, uniquingKeysWith: { _, last in last })
-    self.routes = routes.sorted {
-      if ($0.host == nil) != ($1.host == nil) { return $0.host != nil }
-      if $0.path.utf8.count != $1.path.utf8.count { return $0.path.utf8.count > $1.path.utf8.count }
-      return $0.id < $1.id
-    }
+    self.routes = routes.sorted { $0.isBefore($1) }
     self.instances = instances.sorted { $0.id < $1.id }
     byID = Dictionary(self.instances.enumerated().map { ($1.id, $0) }, uniquingKeysWith: { first, _ in first })
     byBrowser = Dictionary(

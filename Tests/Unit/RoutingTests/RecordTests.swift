@@ -31,7 +31,71 @@ import Testing
     #expect(instance.state == .ready && instance.generation == 1)
   }
 
+  @Test func balancingOfAPoolSurvivesItsJSON() throws {
+    var pool = PoolRecord(name: "web", kind: .http, slots: 0)
+    let before = pool.json.text
+    #expect(!before.contains("ejection") && !before.contains("panic"))
+    pool.proxyProtocol = 2
+    pool.slowStartMilliseconds = 1
+    pool.ejection = Ejection(
+      consecutiveFailures: 0, errorPercent: 3, baseMilliseconds: 4_000, maximumMilliseconds: 5_000)
+    pool.panicPercent = 0
+    let json = try JSON(parsing: pool.json.text)
+    #expect(try PoolRecord(name: "web", json: json) == pool)
+    for path in [["proxyProtocol"], ["slowStartMilliseconds"], ["panicPercent"], ["ejection"]] {
+      var object = try #require(json.object)
+      object[path[0]] = nil
+      #expect(try PoolRecord(name: "web", json: .object(object)) != pool, "\(path)")
+    }
+    for name in ["consecutiveFailures", "errorPercent", "baseMilliseconds", "maximumMilliseconds"] {
+      var object = try #require(json.object)
+      var ejection = try #require(object["ejection"]?.object)
+      ejection[name] = nil
+      object["ejection"] = .object(ejection)
+      #expect((try? PoolRecord(name: "web", json: .object(object))) != pool, "\(name)")
+    }
+  }
+
+  @Test func weightOfAnInstanceSurvivesItsJSON() throws {
+    var instance = InstanceRecord(id: "i", pool: "web", host: "127.0.0.1", port: 80)
+    #expect(!instance.json.text.contains("weight"))
+    for weight in [0, 7, 256] {
+      instance.weight = weight
+      #expect(try InstanceRecord(id: "i", json: instance.json) == instance)
+    }
+    let heavy: JSON = ["pool": "web", "host": "127.0.0.1", "port": 80, "weight": 257]
+    #expect {
+      try InstanceRecord(id: "i", json: heavy)
+    } throws: { "\($0)" == #"instance "i": "weight" must be a whole number from 0 to 256"# }
+  }
+
+  @Test func loadsAreReadAsTheyAreWritten() {
+    #expect(InstanceLoad(cpuPercent: 12.55, memoryPercent: 40).text == "12.6 40.0")
+    #expect(InstanceLoad(text: "12.5 40") == InstanceLoad(cpuPercent: 12.5, memoryPercent: 40))
+    for text in ["", "1", "1 2 3", "a b", "-1 2", "1 inf", "nan 1", "1  2"] {
+      #expect(InstanceLoad(text: text) == nil, "\(text)")
+    }
+  }
+
   @Test(arguments: [
+    (#"{"proxyProtocol":3}"#, "\"proxyProtocol\" must be a whole number from 0 to 2"),
+    (#"{"slowStartMilliseconds":3600001}"#, "\"slowStartMilliseconds\" must be a whole number from 0 to 3600000"),
+    (#"{"panicPercent":101}"#, "\"panicPercent\" must be a whole number from 0 to 100"),
+    (#"{"ejection":5}"#, "\"ejection\" must be an object"),
+    (
+      #"{"ejection":{"consecutiveFailures":-1}}"#,
+      "\"ejection.consecutiveFailures\" must be a whole number from 0 to 10000"
+    ),
+    (#"{"ejection":{"errorPercent":101}}"#, "\"ejection.errorPercent\" must be a whole number from 0 to 100"),
+    (
+      #"{"ejection":{"baseMilliseconds":99}}"#,
+      "\"ejection.baseMilliseconds\" must be a whole number from 100 to 86400000"
+    ),
+    (
+      #"{"ejection":{"maximumMilliseconds":5000}}"#,
+      "\"ejection.maximumMilliseconds\" must not be less than baseMilliseconds (10000); raise it or lower that"
+    ),
+    (#"{"ejection":{"errors":1}}"#, "unknown field \"ejection.errors\""),
     (#"{"slot":1}"#, "unknown field \"slot\""), (#"{"slots":"1"}"#, "\"slots\" must be a whole number"),
     (#"{"slots":-1}"#, "from 0 to 10000"), (#"{"kind":"ftp"}"#, "one of cdp, vnc, http, not \"ftp\""),
     (#"{"name":"other"}"#, "says \"other\""), ("[]", "a JSON object"), (#"{"queueLimit":1.5}"#, "\"queueLimit\""),

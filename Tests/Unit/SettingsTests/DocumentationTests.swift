@@ -1,5 +1,6 @@
 // docs/configuration.md must list every setting with its key, variable, flag and default, and every field of a pool.
 import Glibc
+import Routing
 import Settings
 import Testing
 
@@ -24,15 +25,35 @@ import Testing
     }
   }
 
-  @Test func everyFieldOfAPoolHasItsRow() throws {
-    // The complaint about an unknown field names the known ones.
+  /// The complaint about an unknown field names the known ones.
+  private func known(_ yaml: String) throws -> [Substring] {
     let complaint = #expect(throws: SettingsError.self) {
-      try ControlSettings.load(
-        file: ConfigText(name: "f", text: "pools: {a: {nonsense: 1}}"), environment: [:], flags: [:])
+      try ControlSettings.load(file: ConfigText(name: "f", text: yaml), environment: [:], flags: [:])
     }
-    let known = try #require(complaint?.description.split(separator: "known are ").last).split(separator: ", ")
-    #expect(known.count > 25)
+    return try #require(complaint?.description.split(separator: "known are ").last).split(separator: ", ")
+  }
+
+  @Test(arguments: [
+    ("Pools", "pools: {a: {nonsense: 1}}", "", 30), ("Pools", "pools: {a: {ejection: {nonsense: 1}}}", "ejection.", 4),
+    ("Routes", "routes: {a: {pool: chrome, nonsense: 1}}", "", 24),
+  ]) func everyFieldHasItsRow(section: String, nonsense: String, prefix: String, count: Int) throws {
+    let fields = try known(nonsense)
+    #expect(fields.count >= count)
+    let sections = try documentation().split(separator: "\n## ")
+    let text = try #require(sections.first { $0.hasPrefix(section) })
+    for field in fields { #expect(text.contains("\n| `\(prefix)\(field)` | "), "\(field)") }
+    // And nothing that is not there.
+    let rows = text.split(separator: "\n").filter { $0.hasPrefix("| `") && $0.split(separator: "|").count == 3 }
+    for row in rows {
+      let name = row.dropFirst(3).prefix { $0 != "`" }
+      guard prefix.isEmpty ? !name.contains(".") : name.hasPrefix(prefix) else { continue }
+      #expect(fields.contains(name.dropFirst(prefix.count)), "\(name)")
+    }
+  }
+
+  @Test func everyStrategyIsExplained() throws {
     let text = try documentation()
-    for field in known { #expect(text.contains("| `\(field)` | "), "\(field)") }
+    let rows = try #require(text.split(separator: "| strategy | chooses |").last).prefix { $0 != "#" }
+    for strategy in Strategy.allCases { #expect(rows.contains("`\(strategy.rawValue)`"), "\(strategy)") }
   }
 }

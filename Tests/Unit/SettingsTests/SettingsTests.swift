@@ -138,7 +138,7 @@ private func complaint(
       ),
       (
         "routes:\n  all:\n    path: x\n    pool: chrome\n", [:], [:],
-        "berth.yaml:3: routes.all.path: must be a path that begins with / and has no query, not \"x\""
+        "berth.yaml:3: routes.all.path: must start with / and have no query"
       ),
       (
         "listen: 0.0.0.0:3000", [:], [:],
@@ -212,11 +212,19 @@ private func complaint(
           restartInitialMilliseconds: 21
           restartMaximumMilliseconds: 22
           restartStableAfterMilliseconds: 23
+          proxyProtocol: 2
+          slowStartMilliseconds: 24
+          panicPercent: 25
+          ejection:
+            consecutiveFailures: 26
+            errorPercent: 27
+            baseMilliseconds: 280
+            maximumMilliseconds: 290
         chrome:
       routes:
         api: {host: API.example, path: /api, pool: web, strategy: random, stripPrefix: yes}
       """)
-    let web = PoolSpec(
+    var web = PoolSpec(
       name: "web", kind: .http,
       runtime: .process(
         ProcessSpec(
@@ -230,6 +238,11 @@ private func complaint(
         intervalMilliseconds: 160, timeoutMilliseconds: 17, failures: 18, successes: 19, failuresBeforeReplacement: 20,
         path: "/up"),
       restart: RestartPolicy(initialMilliseconds: 21, maximumMilliseconds: 22, stableAfterMilliseconds: 23))
+    web.balancing.proxyProtocol = 2
+    web.balancing.slowStartMilliseconds = 24
+    web.balancing.panicPercent = 25
+    web.balancing.ejection = Ejection(
+      consecutiveFailures: 26, errorPercent: 27, baseMilliseconds: 280, maximumMilliseconds: 290)
     #expect(settings.pools[0] == web)
     #expect(settings.pools[1].name == "chrome")
     #expect(settings.pools[1].sessions.hardMilliseconds == 60_000)

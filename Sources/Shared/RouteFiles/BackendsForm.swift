@@ -1,0 +1,42 @@
+// The HTTP balancer's form: one list of backends that all requests go to.
+//
+//   {"backends": [{"host": "backend-1", "port": 3001}, …]}
+import JSON
+import Routing
+
+enum BackendsForm {
+  private static let pool = "backends"
+
+  static func read(_ document: ConfigDocument) throws(RouteFileError) -> RouteFile {
+    var file = RouteFile()
+    var top = try document.fields([])
+    let entries = top.json("backends")?.array ?? []
+    let check = try RouteFile.check(document, &top, path: [])
+    // Everything that a route of its own could say, for the one route that there is.
+    let route: RouteRecord
+    do throws(RecordError) {
+      route = try RouteRecord(id: "all", pool: pool, &top)
+      try top.finish()
+    } catch { throw document.error([], error) }
+
+    for index in entries.indices {
+      let path = ["backends", String(index)]
+      let instance = try document.record(path) { (fields: inout Fields) throws(RecordError) in
+        let host = try fields.string("host")
+        if let problem = ServerAddress.problem(host: host) { throw fields.error("host", problem) }
+        let address = ServerAddress(host: host, port: try fields.int("port", in: 1...65_535))
+        let weight = try fields.int("weight", in: InstanceRecord.weights, or: 1)
+        try fields.finish()
+        return address.instance(pool: pool, weight: weight)
+      }
+      guard file.places[instance.id] == nil else { throw document.error(path, "stands here twice; use weight instead") }
+      file.instances.append(instance)
+      file.places[instance.id] = document.place(path)
+    }
+    guard !entries.isEmpty else { throw document.error(["backends"], "must list at least one host and port") }
+    file.pools = [PoolRecord(name: pool, kind: .http, slots: 0)]
+    file.routes = [route]
+    file.checks[pool] = check ?? HealthCheck()
+    return file
+  }
+}

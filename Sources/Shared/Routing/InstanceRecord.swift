@@ -1,0 +1,84 @@
+// One running backend of a pool, as it is registered in Redis and in routes files.
+package import JSON
+
+/// The states of an instance; only the reconciler changes one.
+package enum InstanceState: String, Sendable, CaseIterable {
+  case starting, ready, unhealthy, draining, stopping
+}
+
+/// One running backend of a pool.
+package struct InstanceRecord: Sendable, Equatable {
+  package var id: String
+  package var pool: String
+  /// Address that replicas connect to (IPv4 or IPv6 literal).
+  package var host: String
+  package var port: Int
+  /// Counts restarts under one id, from 1.
+  package var generation: Int
+  package var state: InstanceState
+  package var slots: Int
+  /// Its share of requests beside the others of its pool; 0 = only clients that are bound to it.
+  package var weight: Int
+  /// When it was started, Unix milliseconds.
+  package var startedAt: Int
+  /// GUID of this very Chrome (`/devtools/browser/<guid>`); nil for other kinds and before readiness.
+  package var browser: String?
+  /// Process id and its start time in clock ticks since boot (proc(5), field 22): together they name one process.
+  package var pid: Int?
+  package var pidStart: Int?
+  package var labels: [String: String]
+
+  package static let weights = 0...256
+
+  package init(
+    id: String, pool: String, host: String, port: Int, generation: Int = 1, state: InstanceState = .ready,
+    slots: Int = 1, weight: Int = 1, startedAt: Int = 0, browser: String? = nil, pid: Int? = nil,
+    pidStart: Int? = nil, labels: [String: String] = [:]
+  ) {
+    self.id = id
+    self.pool = pool
+    self.host = host
+    self.port = port
+    self.generation = generation
+    self.state = state
+    self.slots = slots
+    self.weight = weight
+    self.startedAt = startedAt
+    self.browser = browser
+    self.pid = pid
+    self.pidStart = pidStart
+    self.labels = labels
+  }
+
+  package init(id: String, json: JSON) throws(RecordError) {
+    var fields = try Fields(json, of: "instance \"\(id)\"")
+    try self.init(id: id, &fields)
+  }
+
+  /// Reads all fields and refuses others.
+  package init(id: String, _ fields: inout Fields) throws(RecordError) {
+    self.init(
+      id: try fields.string("id", or: id), pool: try fields.string("pool"), host: try fields.string("host"),
+      port: try fields.int("port", in: 1...65_535), generation: try fields.int("generation", in: 0...Int.max, or: 1),
+      state: try fields.choice("state", or: InstanceState.ready), slots: try fields.int("slots", in: 0...10_000, or: 0),
+      weight: try fields.int("weight", in: Self.weights, or: 1),
+      startedAt: try fields.int("startedAt", in: 0...Int.max, or: 0), browser: try fields.optionalString("browser"),
+      pid: fields.json("pid")?.int, pidStart: fields.json("pidStart")?.int, labels: try fields.strings("labels"))
+    try fields.finish()
+    guard self.id == id else { throw fields.error("id", "says \"\(self.id)\"") }
+  }
+
+  package var json: JSON {
+    var object: JSONObject = [
+      "id": .string(id), "pool": .string(pool), "host": .string(host), "port": .int(port),
+      "generation": .int(generation), "state": .string(state.rawValue), "slots": .int(slots),
+      "startedAt": .int(startedAt),
+    ]
+    object.set("weight", weight, unless: 1)
+    object.set("browser", browser)
+    if let pid { object["pid"] = .int(pid) }
+    if let pidStart { object["pidStart"] = .int(pidStart) }
+    if !labels.isEmpty { object["labels"] = .object(JSONObject(sorting: labels)) }
+    return .object(object)
+  }
+}
