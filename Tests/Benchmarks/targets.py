@@ -26,7 +26,6 @@ TARGETS = [
     ("S8", "µs/connection", [("haproxy26", 0.85)]),
 ]
 SHOWN = ["haproxy26", "haproxy26-splice", "nginx", "caddy"]
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def cost(run, scenario, proxy):
@@ -92,11 +91,13 @@ def report(files, command):
     return "\n".join(lines) + "\n", good
 
 
-def write(path, text):
+def write(path, text, name):
+    """Replaces what stands between two marks of a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     page = open(path).read()
-    if BEGIN not in page or END not in page: raise SystemExit(f"{path} has no lines {BEGIN} and {END}")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    open(path, "w").write(f"{before}{BEGIN}\n{text}{END}{after}")
+    if begin not in page or end not in page: raise SystemExit(f"{path} has no lines {begin} and {end}")
+    before, after = page.split(begin)[0], page.split(end)[1]
+    open(path, "w").write(f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 def main():
@@ -106,7 +107,7 @@ def main():
     if not arguments or arguments[0].startswith("-"): raise SystemExit(__doc__)
     text, good = report(arguments, os.environ.get("BENCH_COMMAND", "make bench"))
     print(text)
-    if target: write(target, text)
+    if target: write(target, text, "figures")
     sys.exit(0 if good else 1)
 
 
