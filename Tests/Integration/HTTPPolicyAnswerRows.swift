@@ -117,11 +117,11 @@ extension PolicyRow {
       id: "instance-refuses", counted: .close(.connectFailed), status: 502,
       setup: { setup in
         setup.instances = [ScriptedInstance().address]
-      }
-    ) { world in
-      let client = try world.client(HTTPText.get)
-      #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 502 ") == true)
-    },
+      },
+      run: { world in
+        let client = try world.client(HTTPText.get)
+        #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 502 ") == true)
+      }),
     PolicyRow(id: "interim", counted: .counter(.responses1xx, "responses 1xx")) { world in
       let (client, upstream, _) = try world.passed(HTTPText.get)
       upstream.send(
@@ -194,12 +194,14 @@ extension PolicyRow {
         #expect(client.receiveAll() == nil, "a body until the end of its connection has no clean end either")
       }
     },
-    PolicyRow(id: "answer-cut-tls", counted: .close(.cutBody), setup: { $0.isTLS = true }) { world in
-      let (client, upstream, _) = try world.passed(HTTPText.get)
-      upstream.send(answer("Content-Length: 10\r\n") + "half")
-      upstream.endOutput()
-      #expect(rest(client) == nil, "no close_notify")
-    },
+    PolicyRow(
+      id: "answer-cut-tls", counted: .close(.cutBody), setup: { $0.isTLS = true },
+      run: { world in
+        let (client, upstream, _) = try world.passed(HTTPText.get)
+        upstream.send(answer("Content-Length: 10\r\n") + "half")
+        upstream.endOutput()
+        #expect(rest(client) == nil, "no close_notify")
+      }),
     PolicyRow(id: "answer-chunk-malformed", counted: .close(.badResponse)) { world in
       for body in ["5\r\nhello", "x\r\n", "1\nx\r\n"] {
         let (client, upstream, _) = try world.passed(HTTPText.get)
@@ -217,12 +219,14 @@ extension PolicyRow {
       #expect(head.contains("\r\nConnection: close\r\n"))
       #expect(client.receiveAll() == "all of it")
     },
-    PolicyRow(id: "answer-until-close-tls", counted: .close(.responseComplete), setup: { $0.isTLS = true }) { world in
-      let (client, upstream, _) = try world.passed(HTTPText.get)
-      upstream.send(answer("X: y\r\n") + "all of it")
-      upstream.endOutput()
-      #expect(rest(client) == "all of it", "close_notify says that this is all")
-    },
+    PolicyRow(
+      id: "answer-until-close-tls", counted: .close(.responseComplete), setup: { $0.isTLS = true },
+      run: { world in
+        let (client, upstream, _) = try world.passed(HTTPText.get)
+        upstream.send(answer("X: y\r\n") + "all of it")
+        upstream.endOutput()
+        #expect(rest(client) == "all of it", "close_notify says that this is all")
+      }),
     PolicyRow(id: "answer-too-long", counted: .nothing) { world in
       for (request, tail) in [
         (HTTPText.get, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"), (HTTPText.get, "x"),

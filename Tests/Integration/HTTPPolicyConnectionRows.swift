@@ -157,12 +157,12 @@ extension PolicyRow {
       setup: {
         $0.isTLS = true
         $0.limits.handshakeMilliseconds = 100
-      }
-    ) { world in
-      let client = Peer(connectingTo: world.engine.engine.tlsAddresses[0])
-      client.send([0x16, 0x03, 0x01])
-      #expect(client.ends())
-    },
+      },
+      run: { world in
+        let client = Peer(connectingTo: world.engine.engine.tlsAddresses[0])
+        client.send([0x16, 0x03, 0x01])
+        #expect(client.ends())
+      }),
     PolicyRow(
       id: "wait-head", counted: .close(.headTimeout), status: 408, setup: limited { $0.headMilliseconds = 300 }
     ) { world in
@@ -198,11 +198,11 @@ extension PolicyRow {
         $0.limits.connectMilliseconds = 100
         $0.route.retries = 0
         $0.instances = [FullBacklog.shared.address]
-      }
-    ) { world in
-      let client = try world.client(HTTPText.get)
-      #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 504 ") == true)
-    },
+      },
+      run: { world in
+        let client = try world.client(HTTPText.get)
+        #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 504 ") == true)
+      }),
     PolicyRow(
       id: "wait-first-byte", counted: .close(.firstByteTimeout), status: 504,
       setup: limited { $0.firstByteMilliseconds = 150 }

@@ -23,12 +23,13 @@ extension PolicyRow {
       client.send([0x16, 0x03, 0x01, 0x02, 0x00, 0x01])
       #expect(client.ends())
     },
-    PolicyRow(id: "plain-on-tls-port", counted: .close(.handshakeFailed), status: 400, setup: { $0.isTLS = true }) {
-      world in
-      let client = Peer(connectingTo: world.engine.engine.tlsAddresses[0])
-      client.send(HTTPText.get)
-      #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 400 ") == true)
-    },
+    PolicyRow(
+      id: "plain-on-tls-port", counted: .close(.handshakeFailed), status: 400, setup: { $0.isTLS = true },
+      run: { world in
+        let client = Peer(connectingTo: world.engine.engine.tlsAddresses[0])
+        client.send(HTTPText.get)
+        #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 400 ") == true)
+      }),
     .refused("method-malformed", 400, "G@T / HTTP/1.1\(host)", "GET\t/ HTTP/1.1\(host)"),
     PolicyRow(id: "method-case", counted: .nothing) { world in
       let (client, upstream, head) = try world.passed("head / HTTP/1.1\(host)")
@@ -80,16 +81,16 @@ extension PolicyRow {
     .passes("host-http10", "GET / HTTP/1.0\r\n\r\n", sees: ["GET / HTTP/1.0\r\n"], lacks: ["\r\nhost:"]),
     PolicyRow(
       id: "host-unknown", counted: .counter(.responses4xx, "responses 4xx"), status: 404,
-      setup: { $0.route.host = "a.test" }
-    ) { world in
-      let client = try world.client("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
-      #expect(client.response()?.head.hasPrefix("HTTP/1.1 404 ") == true)
-      // Nothing was wrong with it as a message: the connection goes on.
-      client.send(HTTPText.get)
-      let (upstream, _) = try world.upstream()
-      upstream.send(HTTPText.ok)
-      #expect(client.response()?.body == "ok")
-    },
+      setup: { $0.route.host = "a.test" },
+      run: { world in
+        let client = try world.client("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+        #expect(client.response()?.head.hasPrefix("HTTP/1.1 404 ") == true)
+        // Nothing was wrong with it as a message: the connection goes on.
+        client.send(HTTPText.get)
+        let (upstream, _) = try world.upstream()
+        upstream.send(HTTPText.ok)
+        #expect(client.response()?.body == "ok")
+      }),
   ]
 
   private static func field(_ line: String) -> String { "GET / HTTP/1.1\r\nHost: a\r\n\(line)\r\n\r\n" }
@@ -167,16 +168,16 @@ extension PolicyRow {
     .refusedBody(
       "trailers-too-large", "0\r\n" + String(repeating: "T: \(String(repeating: "x", count: 1_000))\r\n", count: 9)),
     PolicyRow(
-      id: "body-too-large", counted: .close(.bodyTooLarge), status: 413, setup: { $0.route.bodyBytes = 10 }
-    ) { world in
-      let known = try world.client(HTTPText.post("Content-Length: 11\r\n\r\n01234567890"))
-      #expect(known.receiveAll()?.hasPrefix("HTTP/1.1 413 ") == true)
-      #expect(world.nothingWasForwarded)
-      let (chunked, upstream, _) = try world.passed(HTTPText.post(HTTPText.chunked))
-      chunked.send("10\r\n0123456789abcdef\r\n0\r\n\r\n")
-      #expect(chunked.receiveAll()?.hasPrefix("HTTP/1.1 413 ") == true)
-      #expect(upstream.receiveAll()?.hasSuffix("0\r\n\r\n") != true)
-    },
+      id: "body-too-large", counted: .close(.bodyTooLarge), status: 413, setup: { $0.route.bodyBytes = 10 },
+      run: { world in
+        let known = try world.client(HTTPText.post("Content-Length: 11\r\n\r\n01234567890"))
+        #expect(known.receiveAll()?.hasPrefix("HTTP/1.1 413 ") == true)
+        #expect(world.nothingWasForwarded)
+        let (chunked, upstream, _) = try world.passed(HTTPText.post(HTTPText.chunked))
+        chunked.send("10\r\n0123456789abcdef\r\n0\r\n\r\n")
+        #expect(chunked.receiveAll()?.hasPrefix("HTTP/1.1 413 ") == true)
+        #expect(upstream.receiveAll()?.hasSuffix("0\r\n\r\n") != true)
+      }),
     PolicyRow(id: "body-cut", counted: .close(.clientAborted)) { world in
       for fields in ["Content-Length: 10\r\n\r\nhalf", HTTPText.chunked + "5\r\nhal"] {
         let (client, upstream, _) = try world.passed(HTTPText.post(fields))
