@@ -53,7 +53,7 @@ extension Worker {
         return false
       }
       guard moved > 0 else {
-        broken(target)
+        writeFailed(target)
         return false
       }
       s.slab[source].pipeBytes -= Int32(moved)
