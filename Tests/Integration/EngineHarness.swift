@@ -164,16 +164,18 @@ final class TestEngine {
   init(
     instances: [SocketAddress], pool: PoolRecord = PoolRecord(name: "web", kind: .http, slots: 0),
     routes: [RouteRecord] = [RouteRecord(id: "all", pool: "web")], limits: EngineLimits = EngineLimits(),
-    splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil
+    splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
+    trustedProxies: [AddressRange] = []
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
     let certificates = try certificate.map {
       Certificates(context: try TLSServerContext(certificateFile: $0.certificate, keyFile: $0.key))
     }
-    engine = try Engine(
-      EngineConfiguration(
-        listen: [loopback], tlsListen: certificates == nil ? [] : [loopback], certificates: certificates, workers: 1,
-        limits: limits, splice: splice))
+    var configuration = EngineConfiguration(
+      listen: [loopback], tlsListen: certificates == nil ? [] : [loopback], certificates: certificates, workers: 1,
+      limits: limits, splice: splice)
+    configuration.trustedProxies = trustedProxies
+    engine = try Engine(configuration)
     log = LogWriter(fileDescriptor: 2, level: .error)
     let records = instances.enumerated().map {
       InstanceRecord(id: "\(pool.name)-\($0)", pool: pool.name, host: $1.host, port: $1.port, slots: pool.slots)

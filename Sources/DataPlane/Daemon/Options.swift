@@ -20,6 +20,7 @@ struct Settings {
   var drainSeconds: Int
   var logLevel: LogLevel
   var splice: SpliceMode
+  var trustedProxies: [AddressRange]
 }
 
 @main struct BerthData: ParsableCommand {
@@ -58,6 +59,11 @@ struct Settings {
   var logLevel: String?
   @Option(help: "auto, always or never: move long plain pieces by splice(2). [BERTH_SPLICE] (default: auto)")
   var splice: String?
+  @Option(
+    help:
+      "Proxies in front, e.g. 10.0.0.0/8,::1: their X-Forwarded-*, Forwarded and X-Request-ID are kept. [BERTH_TRUSTED_PROXIES]"
+  )
+  var trustedProxies: String?
   @Flag(
     help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
@@ -100,7 +106,8 @@ struct Settings {
       id: text(id, "BERTH_REPLICA_ID") ?? "\(hostName())-\(getpid())",
       drainSeconds: try number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
-      splice: try choice(splice, "--splice", "BERTH_SPLICE", or: .auto))
+      splice: try choice(splice, "--splice", "BERTH_SPLICE", or: .auto),
+      trustedProxies: try ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"))
   }
 
   private func environment(_ name: String) -> String? {
@@ -127,6 +134,18 @@ struct Settings {
       throw ValidationError("\(source) is \"\(text)\"; it must be ADDRESS:PORT, e.g. 127.0.0.1:8080 or [::1]:8080.")
     }
     return address
+  }
+
+  private func ranges(_ flag: String?, _ name: String, _ variable: String) throws -> [AddressRange] {
+    try (text(flag, variable) ?? "").split(separator: ",").map { part in
+      let text = part.filter { $0 != " " }
+      guard let range = AddressRange(text) else {
+        throw ValidationError(
+          "\(flag != nil ? name : variable) names \"\(text)\"; it must be an address or a block of addresses, "
+            + "e.g. 10.0.0.0/8 or ::1, with commas between several.")
+      }
+      return range
+    }
   }
 
   private func number(_ flag: Int?, _ name: String, _ variable: String, _ range: ClosedRange<Int>, or fallback: Int)

@@ -38,10 +38,11 @@ final class Replica {
     self.log = log
     let certificates = try Self.certificates(settings)
     do {
-      engine = try Engine(
-        EngineConfiguration(
-          listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
-          workers: settings.workers, splice: settings.splice))
+      var configuration = EngineConfiguration(
+        listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
+        workers: settings.workers, splice: settings.splice)
+      configuration.trustedProxies = settings.trustedProxies
+      engine = try Engine(configuration)
     } catch {
       throw ReplicaError(
         description:

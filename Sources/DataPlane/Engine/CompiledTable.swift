@@ -5,11 +5,43 @@ import Posix
 import Routing
 
 struct CompiledRoute: BitwiseCopyable {
+  /// Without the `*` of a wildcard, whose dot it keeps.
   var host = Slice.empty
+  var isWildcard = false
+  /// Without a closing `/*`, which says nothing more than a prefix does.
   var path = Slice.empty
+  /// There is a `*` inside the path, for one segment each.
+  var hasAnySegment = false
   var pool: Int32 = -1
   var strategy: UInt8 = 0
-  var strips = false
+  /// Bytes that come off the path's start, and what stands there instead.
+  var stripped: Int32 = 0
+  var replacement = Slice.empty
+  /// Header fields that the route takes away and adds, in the form of ``HeaderLines``.
+  var requestRemoved = Slice.empty
+  var requestAdded = Slice.empty
+  var responseRemoved = Slice.empty
+  var responseAdded = Slice.empty
+  var upgrades = true
+  var attempts: UInt8 = 1
+  var waits = RouteWaits()
+  /// Of a request's body; 0 = no limit.
+  var bodyBytes: UInt64 = 0
+}
+
+/// A route's own limits of time in milliseconds; 0 = those of the engine.
+struct RouteWaits: BitwiseCopyable {
+  var connect: Int32 = 0
+  var firstByte: Int32 = 0
+  var body: Int32 = 0
+  var tunnel: Int32 = 0
+  init() {}
+  init(_ route: RouteRecord) {
+    connect = Int32(clamping: route.connectTimeoutMilliseconds)
+    firstByte = Int32(clamping: route.firstByteTimeoutMilliseconds)
+    body = Int32(clamping: route.bodyTimeoutMilliseconds)
+    tunnel = Int32(clamping: route.tunnelIdleMilliseconds)
+  }
 }
 
 struct CompiledPool: BitwiseCopyable {
@@ -40,6 +72,8 @@ struct InstanceSlot: BitwiseCopyable {
 struct CompiledTable: ~Copyable {
   let source: RoutingTable
   let routes: FixedArray<CompiledRoute>
+  /// What each of `routes` was made from.
+  let routeRecords: [RouteRecord]
   let pools: FixedArray<CompiledPool>
   let poolNames: [String]
   let members: FixedArray<Int32>
@@ -68,22 +102,43 @@ struct CompiledTable: ~Copyable {
       pools.append(pool)
     }
     var text: [UInt8] = []
+    var routeRecords: [RouteRecord] = []
     var routes: [CompiledRoute] = []
-    func store(_ string: String) -> Slice {
-      let slice = Slice(text.count, string.utf8.count)
-      text += Array(string.utf8)
+    func store(_ bytes: [UInt8]) -> Slice {
+      let slice = Slice(text.count, bytes.count)
+      text += bytes
       return slice
     }
+    func store(_ string: String) -> Slice { store(Array(string.utf8)) }
     for record in table.routes {
       guard let pool = indexes[record.pool] else { continue }
       var route = CompiledRoute()
-      route.host = store(record.host ?? "")
-      route.path = store(record.path)
+      let host = record.host ?? ""
+      route.isWildcard = HostPattern.isWildcard(host)
+      route.host = store(route.isWildcard ? String(host.dropFirst()) : host)
+      let path = record.path.hasSuffix("/*") ? String(record.path.dropLast(2)) : record.path
+      route.path = store(path.isEmpty ? "/" : path)
+      route.hasAnySegment = path.contains("*")
       route.pool = pool
       route.strategy = record.strategy.index
-      route.strips = record.stripPrefix
+      if record.stripPrefix || record.replacePrefix != nil {
+        route.stripped = Int32(PathPattern.prefix(record.path).utf8.count)
+      }
+      if let replacement = record.replacePrefix {
+        route.replacement = store(String(replacement.hasSuffix("/") ? replacement.dropLast() : replacement[...]))
+      }
+      route.requestRemoved = store(HeaderLines.removed(record.requestHeaders.remove))
+      route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
+      route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
+      route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
+      route.upgrades = record.upgrades
+      route.attempts = UInt8(clamping: record.retries + 1)
+      route.waits = RouteWaits(record)
+      route.bodyBytes = UInt64(record.bodyBytes)
       routes.append(route)
+      routeRecords.append(record)
     }
+    self.routeRecords = routeRecords
     self.routes = FixedArray(routes)
     self.pools = FixedArray(pools)
     self.members = FixedArray(members)
@@ -101,41 +156,78 @@ struct CompiledTable: ~Copyable {
   @inline(__always) func match(_ bytes: Span<UInt8>, authority: Slice, path: Slice) -> Int {
     for index in 0..<routes.count {
       let route = routes[index]
-      if !route.host.isEmpty, !hostMatches(bytes, authority, route.host) { continue }
-      if pathMatches(bytes, path, route.path) { return index }
+      if !route.host.isEmpty, !hostMatches(bytes, authority, route) { continue }
+      if pathMatches(bytes, path, route) { return index }
     }
     return -1
   }
 
-  private func hostMatches(_ bytes: Span<UInt8>, _ authority: Slice, _ host: Slice) -> Bool {
-    guard authority.count >= host.count else { return false }
+  private func hostMatches(_ bytes: Span<UInt8>, _ authority: Slice, _ route: CompiledRoute) -> Bool {
+    let host = route.host
+    var start = authority.lower
+    if route.isWildcard {
+      let name = nameBytes(bytes, authority)
+      // At least one byte stands before the dot.
+      guard name > Int(host.count) else { return false }
+      start += name - Int(host.count)
+    }
+    guard authority.upper - start >= Int(host.count) else { return false }
     for offset in 0..<Int(host.count) {
-      let byte = bytes[authority.lower + offset]
+      let byte = bytes[start + offset]
       guard (byte &- 0x41 < 26 ? byte | 0x20 : byte) == text[host.lower + offset] else { return false }
     }
-    return authority.count == host.count || bytes[authority.lower + Int(host.count)] == UInt8(ascii: ":")
+    let end = start + Int(host.count)
+    return authority.upper == end || bytes[end] == UInt8(ascii: ":")
   }
 
-  private func pathMatches(_ bytes: Span<UInt8>, _ path: Slice, _ prefix: Slice) -> Bool {
+  /// Bytes of an authority before its port. An address in brackets matches no wildcard, so its colons do not matter.
+  private func nameBytes(_ bytes: Span<UInt8>, _ authority: Slice) -> Int {
+    var count = 0
+    while count < Int(authority.count), bytes[authority.lower + count] != UInt8(ascii: ":") { count += 1 }
+    return count
+  }
+
+  /// Whether the path begins with the pattern's segments, each as a whole.
+  private func pathMatches(_ bytes: Span<UInt8>, _ path: Slice, _ route: CompiledRoute) -> Bool {
+    let prefix = route.path
     if prefix.count == 1 { return true }
+    if route.hasAnySegment { return segmentsMatch(bytes, path, prefix) }
     guard path.count >= prefix.count else { return false }
     for offset in 0..<Int(prefix.count) where bytes[path.lower + offset] != text[prefix.lower + offset] { return false }
     return path.count == prefix.count || text[prefix.upper - 1] == UInt8(ascii: "/")
       || bytes[path.lower + Int(prefix.count)] == UInt8(ascii: "/")
   }
 
-  /// How many bytes of the path a route with `stripPrefix` takes off: its prefix without a closing slash.
-  func strippedBytes(_ route: Int) -> Int {
-    let path = routes[route].path
-    guard routes[route].strips else { return 0 }
-    return text[path.upper - 1] == UInt8(ascii: "/") ? Int(path.count) - 1 : Int(path.count)
+  private func segmentsMatch(_ bytes: Span<UInt8>, _ path: Slice, _ pattern: Slice) -> Bool {
+    var position = path.lower
+    var wanted = pattern.lower
+    while wanted < pattern.upper {
+      if text[wanted] == UInt8(ascii: "*") {
+        let start = position
+        while position < path.upper, bytes[position] != UInt8(ascii: "/") { position += 1 }
+        guard position > start else { return false }
+        wanted += 1
+      } else {
+        guard position < path.upper, bytes[position] == text[wanted] else { return false }
+        position += 1
+        wanted += 1
+      }
+    }
+    return position == path.upper || text[pattern.upper - 1] == UInt8(ascii: "/")
+      || bytes[position] == UInt8(ascii: "/")
   }
 
-  /// A route's prefix as it stands before the paths of its URLs: empty for `/`.
+  /// How many bytes of the path a route takes off.
+  @inline(__always) func strippedBytes(_ route: Int) -> Int { Int(routes[route].stripped) }
+
+  /// What the path of a route's public URLs begins with: the prefix that is taken off before the instance sees them.
   func prefix(_ route: Int) -> String {
-    let path = routes[route].path
-    let bytes = (path.lower..<path.lower + strippedBytes(route)).map { text[$0] }
-    return String(decoding: bytes, as: UTF8.self)
+    String(routeRecords[route].path.utf8.prefix(strippedBytes(route))) ?? ""
+  }
+
+  /// Bytes that a route's slices name, as long as this table is in force.
+  @inline(__always) @_lifetime(immortal) func bytes(_ slice: Slice) -> Span<UInt8> {
+    text.part(slice.lower, Int(slice.count))
   }
 
   func record(pool: Int) -> PoolRecord { source.pools[poolNames[pool]]! }

@@ -78,6 +78,17 @@ struct Connection {
   var heldHead: Int32 = 0
   /// Bytes that the route takes off the path.
   var stripped: Int32 = 0
+  /// Clients: index of the request's route in the table in force, or -1.
+  var route: Int32 = -1
+  /// Clients: their address as text, for the fields that tell instances of them.
+  var addressText = InlineArray<46, UInt8>(repeating: 0)
+  var addressCount: UInt8 = 0
+  /// Clients: a listed proxy, whose word about its own clients is kept.
+  var isTrusted = false
+  /// Clients: limits of time of the request's route.
+  var waits = RouteWaits()
+  /// Clients: how much of the request's body may still come.
+  var bodyRoom = UInt64.max
   /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
   var unsent = Int32.max
   /// Asked of the coordinator; 0 = nothing.

@@ -20,6 +20,8 @@ package struct EngineConfiguration: Sendable {
   package var workers: Int
   package var limits: EngineLimits
   package var splice: SpliceMode
+  /// Peers whose X-Forwarded-For, Forwarded and X-Request-ID are kept and added to.
+  package var trustedProxies: [AddressRange] = []
 
   package init(
     listen: [SocketAddress], tlsListen: [SocketAddress] = [], certificates: Certificates? = nil, workers: Int = 1,
@@ -99,7 +101,8 @@ package final class Engine: Sendable {
         let configuration = WorkerConfiguration(
           index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
-          metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity)
+          metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
+          trustedProxies: configuration.trustedProxies)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }
     }

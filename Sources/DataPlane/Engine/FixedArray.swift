@@ -30,5 +30,11 @@
 
   @inline(__always) var span: UnsafeRawPointer { unsafe UnsafeRawPointer(base) }
 
+  /// Elements from `start` on, as long as the array is neither changed nor freed.
+  @inline(__always) @_lifetime(immortal) func part(_ start: Int, _ length: Int) -> Span<Element> {
+    precondition(start >= 0 && length >= 0 && start + length <= count, "index out of range")
+    return unsafe _overrideLifetime(Span(_unsafeStart: UnsafePointer(base + start), count: length), copying: ())
+  }
+
   func free() { unsafe base.deallocate() }
 }

@@ -22,8 +22,14 @@ final class Visit {
   var collected: [UInt8] = []
   /// Whether the coordinator counts this client's socket as holding the session.
   let holds: Bool
+  /// How long the route lets clients wait for a slot; nil = as long as the pool does.
+  let queueTimeoutMilliseconds: Int?
 
-  init(endpoint: CDPEndpoint, pool: PoolRecord, origin: PublicOrigin, query: String?, holds: Bool) {
+  init(
+    endpoint: CDPEndpoint, pool: PoolRecord, origin: PublicOrigin, query: String?, holds: Bool,
+    queueTimeoutMilliseconds: Int?
+  ) {
+    self.queueTimeoutMilliseconds = queueTimeoutMilliseconds
     self.endpoint = endpoint
     self.pool = pool
     self.origin = origin

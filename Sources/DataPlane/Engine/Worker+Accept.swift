@@ -39,6 +39,8 @@ extension Worker {
     let generation = s.slab.open(fd, .client)
     s.slab[fd].machine = ExchangeMachine(isTLS: isTLS)
     s.slab[fd].isRemote = !address.isLoopback
+    s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
+    s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
     s.slab[fd].isReadable = true
     s.clients += 1
     s.metrics.add(.accepted)
@@ -175,10 +177,10 @@ extension Worker {
       case .keepAlive: limits.keepAliveMilliseconds
       case .slot: limits.coordinatorMilliseconds
       case .goneWithoutSlot: limits.goneMilliseconds
-      case .connect: limits.connectMilliseconds
-      case .firstByte: limits.firstByteMilliseconds
-      case .body, .flush: limits.bodyMilliseconds
-      case .tunnel: limits.tunnelIdleMilliseconds
+      case .connect: own(s.slab[fd].waits.connect, limits.connectMilliseconds)
+      case .firstByte: own(s.slab[fd].waits.firstByte, limits.firstByteMilliseconds)
+      case .body, .flush: own(s.slab[fd].waits.body, limits.bodyMilliseconds)
+      case .tunnel: own(s.slab[fd].waits.tunnel, limits.tunnelIdleMilliseconds)
       case .linger: limits.lingerMilliseconds
       case .instanceIdle: limits.instanceIdleMilliseconds
       }
@@ -188,6 +190,9 @@ extension Worker {
       s.timers.set(fd, wait, at: s.now + milliseconds, s.slab)
     }
   }
+
+  /// A route's own limit, or the engine's.
+  @inline(__always) private func own(_ route: Int32, _ engine: Int) -> Int { route > 0 ? Int(route) : engine }
 
   /// A deadline has passed.
   func expired(_ fd: Int32) {

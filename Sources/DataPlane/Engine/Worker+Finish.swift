@@ -66,6 +66,7 @@ extension Worker {
     case 405: "Method Not Allowed"
     case 408: "Request Timeout"
     case 409: "Conflict"
+    case 413: "Content Too Large"
     case 414: "URI Too Long"
     case 417: "Expectation Failed"
     case 429: "Too Many Requests"

@@ -21,7 +21,16 @@ extension Worker {
       }
       return unsafe send(fd, head, headCount + bodyCount)
     }
-    guard s.slab[fd].tls == nil, s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable else {
+    if s.slab[fd].tls != nil {
+      // Behind the head as much as fills its record, so that the records of both leave in one piece.
+      let lead = min(TLSServerConnection.maximumRecord - headCount % TLSServerConnection.maximumRecord, bodyCount)
+      guard headCount + lead <= s.headOutputCapacity else {
+        return unsafe send(fd, head, headCount) && send(fd, body, bodyCount)
+      }
+      unsafe UnsafeMutableRawPointer(s.headOutput + headCount).copyMemory(from: body, byteCount: lead)
+      return unsafe encrypt(fd, head, headCount + lead, body + lead, bodyCount - lead)
+    }
+    guard s.slab[fd].outbound.isEmpty, s.slab[fd].isWritable else {
       return unsafe send(fd, head, headCount) && send(fd, body, bodyCount)
     }
     var sent = unsafe Socket.send(fd, head, headCount, body, bodyCount)
@@ -58,18 +67,32 @@ extension Worker {
   }
 
   private func encrypt(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
+    unsafe encrypt(fd, bytes, count, bytes, 0)
+  }
+
+  /// Encrypts one run of bytes and then another, and sends the records of both together as far as the scratch holds them.
+  private func encrypt(
+    _ fd: Int32, _ first: UnsafeRawPointer, _ firstCount: Int, _ second: UnsafeRawPointer, _ secondCount: Int
+  ) -> Bool {
     guard let tls = s.slab[fd].tls, let window = s.window else { preconditionFailure("a TLS client has both") }
     var taken = 0
-    while taken < count {
-      unsafe window.setInput(nil, count: 0)
-      unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
-      switch unsafe tls.write(UnsafeRawBufferPointer(start: bytes + taken, count: count - taken), window) {
-      case .bytes(let more): taken += more
-      case .failed: return false
+    let total = firstCount + secondCount
+    unsafe window.setInput(nil, count: 0)
+    unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
+    while taken < total {
+      let piece =
+        unsafe taken < firstCount
+        ? UnsafeRawBufferPointer(start: first + taken, count: firstCount - taken)
+        : UnsafeRawBufferPointer(start: second + (taken - firstCount), count: total - taken)
+      guard case .bytes(let more) = unsafe tls.write(piece, window) else { return false }
+      taken += more
+      // Less than the piece means that the scratch is full.
+      if more < piece.count {
+        guard sendCiphertext(fd, window.outputCount) else { return false }
+        unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
       }
-      guard sendCiphertext(fd, window.outputCount) else { return false }
     }
-    return true
+    return sendCiphertext(fd, window.outputCount)
   }
 
   /// Sends the first bytes of the ciphertext scratch as they are.

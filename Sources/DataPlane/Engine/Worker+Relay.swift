@@ -77,6 +77,7 @@ extension Worker {
   /// Bytes of a body that were read together with something before them.
   private func forwardInbound(_ source: Int32, _ target: Int32) -> Bool {
     guard let (take, ended) = follow(source, s.slab[source].inbound.span) else { return malformed(source) }
+    if s.slab[source].bodyRoom != UInt64.max, !takesBody(source, take) { return tooLarge(source) }
     if take > 0 {
       s.slab[source].moved = true
       guard unsafe send(target, s.slab[source].inbound.pointer, take) else {
@@ -93,6 +94,7 @@ extension Worker {
   private func forward(_ source: Int32, _ target: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
     let span = unsafe Span<UInt8>(_unsafeStart: bytes.assumingMemoryBound(to: UInt8.self), count: count)
     guard let (take, ended) = follow(source, span) else { return malformed(source) }
+    if s.slab[source].bodyRoom != UInt64.max, !takesBody(source, take) { return tooLarge(source) }
     s.slab[source].moved = true
     let isClient = s.slab[source].kind == .client
     s.metrics.add(isClient ? .bytesFromClients : .bytesToClients, take)
@@ -130,6 +132,12 @@ extension Worker {
     } else {
       closeClient(s.slab[source].peer, .badResponse)
     }
+    return false
+  }
+
+  /// A chunked request body has passed its route's limit; one with a length was refused before any of it went on.
+  private func tooLarge(_ client: Int32) -> Bool {
+    if s.slab[client].machine.mayAnswer { refuseLargeBody(client) } else { closeClient(client, .bodyTooLarge) }
     return false
   }
 

@@ -59,18 +59,32 @@ extension Worker {
       _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
       return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: false)
     }
-    let pool = s.table.pools[Int(s.table.routes[route].pool)]
+    let compiled = s.table.routes[route]
+    s.slab[fd].route = Int32(route)
+    s.slab[fd].waits = compiled.waits
+    s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
+    // RFC 9110 §7.8: a server may ignore an Upgrade; the request then goes on as a plain one.
+    if !compiled.upgrades { s.head.upgrade = .none }
+    if case .length(let count) = s.head.framing, count > s.slab[fd].bodyRoom {
+      _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+      return refuseLargeBody(fd)
+    }
+    let pool = s.table.pools[Int(compiled.pool)]
     if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
-    s.slab[fd].stripped = Int32(s.table.strippedBytes(route))
-    _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
-    chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
+    s.slab[fd].stripped = compiled.stripped
+    _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: false)
+    chooseInstance(fd, pool: Int(compiled.pool), strategy: compiled.strategy)
   }
 
-  func requestFacts() -> RequestFacts {
+  func requestFacts(attempts: UInt8 = 3) -> RequestFacts {
     RequestFacts(
       keepsAlive: s.head.keepsAlive, hasBody: s.head.framing != .none, isHead: s.head.isHead,
       upgrades: s.head.upgrade == .webSocket, isIdempotent: s.head.isGet || s.head.isHead,
-      isVersion10: s.head.minorVersion == 0)
+      isVersion10: s.head.minorVersion == 0, maximumAttempts: attempts)
+  }
+
+  func refuseLargeBody(_ fd: Int32) {
+    answer(fd, 413, "The request body is larger than this route takes.", .bodyTooLarge, closes: true)
   }
 
   // MARK: Choice
@@ -194,6 +208,7 @@ extension Worker {
         return refuseBadBody(fd)
       }
       (bodyBytes, ended) = followed
+      guard takesBody(fd, bodyBytes) else { return refuseLargeBody(fd) }
     }
     guard
       unsafe sendHead(instance, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
@@ -219,14 +234,47 @@ extension Worker {
     changes.upgrades = s.slab[fd].machine.upgrades
     var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
     let bytes = s.slab[fd].inbound.span
-    guard let visit = s.visits[fd] else {
-      let none = Span<UInt8>()
-      return s.head.writeRequest(bytes, changes: changes, target: none, host: none, into: &output)
+    let route = s.slab[fd].route >= 0 ? s.table.routes[Int(s.slab[fd].route)] : CompiledRoute()
+    let removed = s.table.bytes(route.requestRemoved)
+    let added = s.table.bytes(route.requestAdded)
+    let visit = s.visits.isEmpty ? nil : s.visits[fd]
+    if let visit, visit.speaksDevTools {
+      // A browser has no use for what is told of its client.
+      changes.dropsOrigin = true
+      let host = Array(visit.host.utf8)
+      let target = Array(visit.upstreamTarget.utf8)
+      return s.head.writeRequest(
+        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output)
     }
-    changes.dropsOrigin = visit.speaksDevTools
-    let host = visit.speaksDevTools ? Array(visit.host.utf8) : []
-    let target = Array(visit.upstreamTarget.utf8)
-    return s.head.writeRequest(bytes, changes: changes, target: target.span, host: host.span, into: &output)
+    changes.forwarding = Forwarding()
+    changes.forwarding.isSecure = s.slab[fd].tls != nil
+    changes.forwarding.trustsPeer = s.slab[fd].isTrusted
+    writeRequestID()
+    let requestID = unsafe Span<UInt8>(_unsafeStart: s.requestID, count: 32)
+    let client = s.slab[fd].addressText.span.extracting(0..<Int(s.slab[fd].addressCount))
+    let target = visit.map { Array($0.upstreamTarget.utf8) } ?? []
+    return s.head.writeRequest(
+      bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
+      client: client, requestID: requestID, removed: removed, added: added, into: &output)
+  }
+
+  /// 128 random bits in hexadecimal: enough that two requests of a fleet never share an id.
+  private func writeRequestID() {
+    for half in 0..<2 {
+      var bits = nextRandom()
+      for index in 0..<16 {
+        let digit = UInt8(truncatingIfNeeded: bits & 15)
+        unsafe s.requestID[half * 16 + index] = digit < 10 ? 0x30 + digit : 0x57 + digit
+        bits >>= 4
+      }
+    }
+  }
+
+  /// Whether so many more bytes of the client's body are within its route's limit.
+  @inline(__always) func takesBody(_ fd: Int32, _ count: Int) -> Bool {
+    guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
+    if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
+    return true
   }
 
   func refuseBadBody(_ fd: Int32) {

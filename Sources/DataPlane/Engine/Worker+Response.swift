@@ -8,9 +8,7 @@ extension Worker {
   func advanceInstance(_ fd: Int32) {
     let client = s.slab[fd].peer
     guard client >= 0 else {
-      // A kept connection has nothing to say but its end; anything else would answer a request nobody made.
-      s.metrics.add(.instanceClosesIdle)
-      return closeInstance(fd)
+      return checkKept(fd)
     }
     switch s.slab[client].machine.phase {
     case .exchanging:
@@ -24,6 +22,15 @@ extension Worker {
     }
   }
 
+  /// Something is new on a kept connection. It has nothing to say but its end; anything else would answer a request nobody
+  /// made. But an event may be older than the read that took its bytes, and a full buffer that drains is told as well.
+  private func checkKept(_ fd: Int32) {
+    guard s.slab[fd].isReadable else { return }
+    if case .wouldBlock = unsafe receive(fd, s.input, s.limits.smallestPiece) { return }
+    s.metrics.add(.instanceClosesIdle)
+    closeInstance(fd)
+  }
+
   private func readResponse(_ fd: Int32, _ client: Int32) {
     var rounds = 0
     while s.slab[fd].kind == .instance, s.slab[fd].peer == client, !s.slab[client].machine.responseHasStarted {
@@ -34,7 +41,9 @@ extension Worker {
       // What came before of an unfinished head stands first in the scratch, the new bytes behind it.
       let held = Int(s.slab[fd].inbound.count)
       if held > 0 { unsafe s.input.copyMemory(from: s.slab[fd].inbound.pointer, byteCount: held) }
-      let received = unsafe receive(fd, s.input + held, s.limits.smallestPiece)
+      // As much as the last bodies of this connection came in: a head and a long body are one piece then.
+      let room = min((1 << Int(s.slab[fd].pieceShift)) + 16_384, s.inputCapacity - held)
+      let received = unsafe receive(fd, s.input + held, room)
       guard case .bytes(let count) = received else {
         switch received {
         case .wouldBlock, .bytes: return
@@ -43,6 +52,7 @@ extension Worker {
         }
       }
       if held > 0 { s.slab[fd].inbound.consume(held, s.pool) }
+      if count == room, 1 << Int(s.slab[fd].pieceShift) < s.limits.largestPiece { s.slab[fd].pieceShift += 1 }
       if !takeResponse(fd, client, held + count) { return }
     }
   }
@@ -95,9 +105,14 @@ extension Worker {
     _ client: Int32, _ bytes: Span<UInt8>, closes: Bool, _ body: UnsafeRawPointer, _ bodyCount: Int
   ) -> Bool {
     var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
+    var changes = ResponseChanges()
+    changes.closes = closes
+    changes.toVersion10 = s.slab[client].machine.isVersion10
+    let route = s.slab[client].route >= 0 ? s.table.routes[Int(s.slab[client].route)] : CompiledRoute()
     guard
       let headBytes = s.head.writeResponse(
-        bytes, closes: closes, toVersion10: s.slab[client].machine.isVersion10, into: &output)
+        bytes, changes: changes, removed: s.table.bytes(route.responseRemoved),
+        added: s.table.bytes(route.responseAdded), into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)
     return unsafe sendHead(client, headBytes, body, bodyCount)
@@ -178,6 +193,7 @@ extension Worker {
     s.slab[client].isTunnel = true
     s.slab[fd].body.mode = .tunnel
     s.slab[client].body.mode = .tunnel
+    s.slab[client].bodyRoom = UInt64.max
     wait(client, .tunnel)
     pump(client)
     if s.slab[fd].kind == .instance, s.slab[fd].peer == client { pump(fd) }

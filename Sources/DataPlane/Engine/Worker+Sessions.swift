@@ -26,7 +26,7 @@ extension Worker {
     _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: true)
     let request = VisitRequest(
       pool: pool, endpoint: endpoint, origin: origin, query: query.isEmpty ? nil : String(query.dropFirst()),
-      upgrades: upgrades)
+      upgrades: upgrades, queueTimeoutMilliseconds: s.table.routeRecords[route].queueTimeoutMilliseconds)
     if case .invalid(let fault) = endpoint.action {
       return answer(fd, 400, "The address is refused: \(fault).", .refused, closes: false)
     }
@@ -40,6 +40,8 @@ extension Worker {
     /// Without its `?`.
     let query: String?
     let upgrades: Bool
+    /// The route's own; nil = the pool's.
+    let queueTimeoutMilliseconds: Int?
   }
 
   private func text(_ fd: Int32, _ slice: Slice) -> String {
@@ -155,7 +157,8 @@ extension Worker {
 
   private func makeVisit(_ fd: Int32, _ request: VisitRequest, holds: Bool) -> Visit {
     let visit = Visit(
-      endpoint: request.endpoint, pool: request.pool, origin: request.origin, query: request.query, holds: holds)
+      endpoint: request.endpoint, pool: request.pool, origin: request.origin, query: request.query, holds: holds,
+      queueTimeoutMilliseconds: request.queueTimeoutMilliseconds)
     s.visits[fd] = visit
     return visit
   }
@@ -167,10 +170,13 @@ extension Worker {
     s.tickets[ticket] = fd
     s.slab[fd].ticket = ticket
     // As long as the pool lets clients wait, and a while for the coordinator itself.
-    let patience = request.pool.queueTimeoutMilliseconds + s.limits.coordinatorMilliseconds
+    let patience =
+      (request.queueTimeoutMilliseconds ?? request.pool.queueTimeoutMilliseconds) + s.limits.coordinatorMilliseconds
     s.timers.set(fd, .slot, at: s.now + patience, s.slab)
     if s.slab[fd].peerEnds { hurry(fd) }
-    s.coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: s.index))
+    s.coordinator.submit(
+      SlotRequest(
+        kind: kind, ticket: ticket, worker: s.index, queueTimeoutMilliseconds: request.queueTimeoutMilliseconds))
   }
 
   /// The client has ended its side while it waits for a slot: it may be gone, so it does not wait long.
@@ -190,7 +196,8 @@ extension Worker {
       discover(
         fd,
         VisitRequest(
-          pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false))
+          pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false,
+          queueTimeoutMilliseconds: visit.queueTimeoutMilliseconds))
     case .refused(let refusal): refuse(fd, refusal)
     case .granted(let session):
       guard let visit = s.visits[fd] else { return closeClient(fd, .internalError) }

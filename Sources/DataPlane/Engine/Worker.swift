@@ -22,6 +22,7 @@ struct WorkerConfiguration: Sendable {
   var coordinator: any Coordinator
   var log: LogWriter
   var slabCapacity: Int
+  var trustedProxies: [AddressRange]
 }
 
 /// All state of one worker, behind a pointer so that no access costs an exclusivity check.
@@ -38,6 +39,7 @@ struct WorkerConfiguration: Sendable {
   let pool = BufferPool()
   let poller = Poller()
   let window: TLSWindow?
+  let trustedProxies: [AddressRange]
 
   var listeners: [Int32]
   var tlsListeners: [Int32]
@@ -71,11 +73,15 @@ struct WorkerConfiguration: Sendable {
   // Scratch memory, valid within one call only.
   var head = Head()
   let input: UnsafeMutableRawPointer
+  /// Room for the largest piece and a head before it.
+  let inputCapacity: Int
   let cipherInput: UnsafeMutableRawPointer
   let cipherOutput: UnsafeMutableRawPointer
   let cipherOutputCapacity: Int
   let headOutput: UnsafeMutablePointer<UInt8>
   let headOutputCapacity: Int
+  /// The id of the request that is being written.
+  let requestID: UnsafeMutablePointer<UInt8>
   var pipes: [Pipe] = []
   var freePipes: [Int32] = []
 
@@ -89,6 +95,7 @@ struct WorkerConfiguration: Sendable {
     coordinator = configuration.coordinator
     log = configuration.log
     slab = Slab(capacity: configuration.slabCapacity)
+    trustedProxies = configuration.trustedProxies
     listeners = configuration.listeners
     tlsListeners = configuration.tlsListeners
     certificates = configuration.certificates
@@ -99,7 +106,8 @@ struct WorkerConfiguration: Sendable {
     random = UInt64.random(in: 1...UInt64.max)
     instances = FixedArray(repeating: InstanceSlot(), count: 0)
     table = CompiledTable(RoutingTable(pools: [], routes: [], instances: []), place: { _ in nil })
-    unsafe input = .allocate(byteCount: limits.largestPiece, alignment: 64)
+    inputCapacity = limits.largestPiece + limits.http.headBytes
+    unsafe input = .allocate(byteCount: inputCapacity, alignment: 64)
     let hasTLS = !configuration.tlsListeners.isEmpty
     cipherOutputCapacity = hasTLS ? limits.largestPiece + limits.largestPiece / 256 + 65_536 : 0
     unsafe cipherInput = .allocate(byteCount: hasTLS ? limits.largestPiece : 64, alignment: 64)
@@ -107,6 +115,8 @@ struct WorkerConfiguration: Sendable {
     headOutputCapacity = limits.http.headBytes + 8_192
     unsafe headOutput = .allocate(capacity: headOutputCapacity)
     unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
+    unsafe requestID = .allocate(capacity: 32)
+    unsafe requestID.initialize(repeating: 0, count: 32)
   }
 
   deinit {
@@ -114,6 +124,7 @@ struct WorkerConfiguration: Sendable {
     unsafe cipherInput.deallocate()
     unsafe cipherOutput.deallocate()
     unsafe headOutput.deallocate()
+    unsafe requestID.deallocate()
     window?.free()
     table.free()
     instances.free()
@@ -229,11 +240,23 @@ struct WorkerConfiguration: Sendable {
   private func replace(_ table: RoutingTable) {
     for index in 0..<s.instances.count { s.instances[index].inTable = false }
     let compiled = CompiledTable(table) { instance in place(instance) }
+    renumberRoutes(compiled)
     s.table.free()
     s.table = compiled
     for (key, place) in s.instancePlaces where !s.instances[Int(place)].inTable {
       closeIdle(instance: place)
       if s.instances[Int(place)].active == 0 { forget(place, key) }
+    }
+  }
+
+  /// Requests under way keep their routes by name: the next table has them in other places, or not at all.
+  private func renumberRoutes(_ next: borrowing CompiledTable) {
+    var places: [String: Int32] = [:]
+    for (index, record) in next.routeRecords.enumerated() { places[record.id] = Int32(index) }
+    let moves = s.table.routeRecords.map { places[$0.id] ?? -1 }
+    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
+      let route = s.slab[fd].route
+      if route >= 0 { s.slab[fd].route = moves[Int(route)] }
     }
   }
 

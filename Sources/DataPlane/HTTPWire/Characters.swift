@@ -25,6 +25,22 @@ extension Span where Element == UInt8 {
     return hasPrefix(slice, text)
   }
 
+  /// Whether the bytes of a slice are exactly this ASCII text.
+  func isExactly(_ slice: Slice, _ text: StaticString) -> Bool {
+    guard Int(slice.count) == text.utf8CodeUnitCount else { return false }
+    return text.withUTF8Buffer { bytes in
+      for index in 0..<bytes.count where unsafe self[slice.lower + index] != bytes[index] { return false }
+      return true
+    }
+  }
+
+  /// Whether the bytes of a slice are these, which must be in lower case, ignoring case.
+  package func equals(_ slice: Slice, lowerCase text: Span<UInt8>) -> Bool {
+    guard Int(slice.count) == text.count else { return false }
+    for index in 0..<text.count where lowercase(self[slice.lower + index]) != text[index] { return false }
+    return true
+  }
+
   func hasPrefix(_ slice: Slice, _ text: StaticString) -> Bool {
     guard Int(slice.count) >= text.utf8CodeUnitCount else { return false }
     return text.withUTF8Buffer { bytes in

@@ -17,17 +17,38 @@ package struct Slice: Sendable, Equatable, BitwiseCopyable {
 }
 
 /// The fields that the proxy itself acts on.
-package enum FieldName: UInt8, Sendable, BitwiseCopyable {
+package enum FieldName: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   case other
-  case connection, contentLength, expect, forwarded, host, keepAlive, origin, proxyConnection, te, trailer
-  case transferEncoding, upgrade, via, xForwardedFor, xForwardedHost, xForwardedProto
+  case authorization, connection, contentLength, cookie, expect, forwarded, host, http2Settings, keepAlive, origin
+  case proxyConnection, te, trailer, transferEncoding, upgrade, via
+  case xForwardedFor, xForwardedHost, xForwardedProto, xRealIP, xRequestID
+  /// Any other name that begins with `X-Forwarded-`.
+  case xForwardedOther
+}
 
+/// A set of field names in one word: what a head holds, what a writer leaves out.
+package struct FieldSet: Sendable, Equatable, BitwiseCopyable {
+  private var bits: UInt32 = 0
+
+  @inline(__always) package init() {}
+  @inline(__always) package func contains(_ name: FieldName) -> Bool { bits >> UInt32(name.rawValue) & 1 != 0 }
+  @inline(__always) package mutating func insert(_ name: FieldName) { bits |= 1 << UInt32(name.rawValue) }
+  @inline(__always) package func with(_ name: FieldName) -> FieldSet {
+    var set = self
+    set.insert(name)
+    return set
+  }
+  @inline(__always) package mutating func formUnion(_ other: FieldSet) { bits |= other.bits }
+
+  // Computed, so that they are constants where they are used instead of globals that are made at their first use.
   /// Fields that end at each hop (RFC 9110 §7.6.1). Transfer-Encoding stays, as bodies are relayed in their coding.
-  package var isHopByHop: Bool {
-    switch self {
-    case .connection, .keepAlive, .proxyConnection, .te, .upgrade: true
-    default: false
-    }
+  @inline(__always) package static var hopByHop: FieldSet {
+    FieldSet().with(.connection).with(.http2Settings).with(.keepAlive).with(.proxyConnection).with(.te).with(.upgrade)
+  }
+  /// What a peer says about where a request comes from: believed only of a trusted proxy.
+  @inline(__always) package static var claims: FieldSet {
+    FieldSet().with(.forwarded).with(.xForwardedFor).with(.xForwardedHost).with(.xForwardedProto)
+      .with(.xForwardedOther).with(.xRealIP)
   }
 }
 
@@ -56,7 +77,10 @@ package struct Head: ~Copyable {
   /// Bytes from the first of the start line to the empty line's LF, and what stood before it.
   package var byteCount = 0
   package var fieldCount = 0
-  package var fields = InlineArray<128, Field>(repeating: .empty)
+  /// The first ``fieldCount`` are of this head. Made once and changed in place: readers would copy an inline array.
+  package internal(set) var fields = [Field](repeating: .empty, count: HTTPLimits.fieldCount)
+  /// The known names among the fields.
+  package internal(set) var names = FieldSet()
 
   // Start line of a request.
   package var method = Slice.empty
@@ -69,6 +93,8 @@ package struct Head: ~Copyable {
   package var authority = Slice.empty
   package var isHead = false
   package var isGet = false
+  /// OPTIONS without a path: of the server as such.
+  package var isOptionsOfServer = false
 
   // Start line of a response.
   package var status = 0
@@ -89,6 +115,7 @@ package struct Head: ~Copyable {
   mutating func reset() {
     byteCount = 0
     fieldCount = 0
+    names = FieldSet()
     method = .empty
     target = .empty
     path = .empty
@@ -96,6 +123,7 @@ package struct Head: ~Copyable {
     authority = .empty
     isHead = false
     isGet = false
+    isOptionsOfServer = false
     status = 0
     reason = .empty
     minorVersion = 1

@@ -9,8 +9,8 @@ package struct HeadParser: Sendable {
   package let limits: HTTPLimits
   package init(limits: HTTPLimits = HTTPLimits()) { self.limits = limits }
 
-  /// Fills `head` from `bytes`. `needsMore` is given only when all of `bytes` was looked at and is below the limits, so a
-  /// caller need not ask again before more bytes came. Empty lines before a request line are skipped (RFC 9112 §2.2).
+  /// Fills `head` from `bytes`. `needsMore` is given only when all of `bytes` was looked at and is below the limits, so
+  /// a caller need not ask again before more bytes came. Empty lines before a request line are skipped (RFC 9112 §2.2).
   package func parse(_ kind: MessageKind, _ bytes: Span<UInt8>, into head: inout Head) -> ParseResult {
     head.reset()
     var position = 0
@@ -95,8 +95,9 @@ package struct HeadParser: Sendable {
     guard position > target, position < end, bytes[position] == 0x20 else { return .badTarget }
     head.target = Slice(target, position - target)
     if let error = version(bytes, position + 1, end, &head) { return error }
-    head.isGet = bytes.equals(head.method, "get")
-    head.isHead = bytes.equals(head.method, "head")
+    // Methods are case-sensitive (RFC 9110 §9.1): an instance answers `head` with a body, so it must not pass for HEAD.
+    head.isGet = bytes.isExactly(head.method, "GET")
+    head.isHead = bytes.isExactly(head.method, "HEAD")
     if bytes.equals(head.method, "connect") { return .connectMethod }
     return splitTarget(bytes, &head)
   }
@@ -119,7 +120,8 @@ package struct HeadParser: Sendable {
     var start = head.target.lower
     let end = head.target.upper
     if bytes[start] != UInt8(ascii: "/") {
-      if end - start == 1, bytes[start] == UInt8(ascii: "*"), bytes.equals(head.method, "options") {
+      if end - start == 1, bytes[start] == UInt8(ascii: "*"), bytes.isExactly(head.method, "OPTIONS") {
+        head.isOptionsOfServer = true
         head.path = head.target
         return nil
       }
@@ -144,6 +146,7 @@ package struct HeadParser: Sendable {
     }
     head.path = Slice(start, query - start)
     head.query = Slice(query, end - query)
+    if start == end { head.isOptionsOfServer = bytes.isExactly(head.method, "OPTIONS") }
     return nil
   }
 
@@ -192,28 +195,64 @@ package struct HeadParser: Sendable {
     let known = identify(bytes, name)
     head.fields[head.fieldCount] = Field(name: name, value: value, line: Slice(start, end + 2 - start), known: known)
     head.fieldCount += 1
-    return known == .other ? nil : note(known, bytes, value, &head, &facts)
+    if known == .other { return nil }
+    head.names.insert(known)
+    return note(known, bytes, value, &head, &facts)
   }
 
+  /// Names are told apart by length first, so that nearly every unknown one costs a jump and a comparison.
   @inline(__always) private func identify(_ bytes: Span<UInt8>, _ name: Slice) -> FieldName {
-    switch (name.count, lowercase(bytes[name.lower])) {
-    case (2, UInt8(ascii: "t")): bytes.equals(name, "te") ? .te : .other
-    case (3, UInt8(ascii: "v")): bytes.equals(name, "via") ? .via : .other
-    case (4, UInt8(ascii: "h")): bytes.equals(name, "host") ? .host : .other
-    case (6, UInt8(ascii: "e")): bytes.equals(name, "expect") ? .expect : .other
-    case (6, UInt8(ascii: "o")): bytes.equals(name, "origin") ? .origin : .other
-    case (7, UInt8(ascii: "t")): bytes.equals(name, "trailer") ? .trailer : .other
-    case (7, UInt8(ascii: "u")): bytes.equals(name, "upgrade") ? .upgrade : .other
-    case (9, UInt8(ascii: "f")): bytes.equals(name, "forwarded") ? .forwarded : .other
-    case (10, UInt8(ascii: "c")): bytes.equals(name, "connection") ? .connection : .other
-    case (10, UInt8(ascii: "k")): bytes.equals(name, "keep-alive") ? .keepAlive : .other
-    case (14, UInt8(ascii: "c")): bytes.equals(name, "content-length") ? .contentLength : .other
-    case (15, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-for") ? .xForwardedFor : .other
-    case (16, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-host") ? .xForwardedHost : .other
-    case (16, UInt8(ascii: "p")): bytes.equals(name, "proxy-connection") ? .proxyConnection : .other
-    case (17, UInt8(ascii: "t")): bytes.equals(name, "transfer-encoding") ? .transferEncoding : .other
-    case (17, UInt8(ascii: "x")): bytes.equals(name, "x-forwarded-proto") ? .xForwardedProto : .other
+    switch name.count {
+    case 2: bytes.equals(name, "te") ? .te : .other
+    case 3: bytes.equals(name, "via") ? .via : .other
+    case 4: bytes.equals(name, "host") ? .host : .other
+    case 6:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "c"): bytes.equals(name, "cookie") ? .cookie : .other
+      case UInt8(ascii: "e"): bytes.equals(name, "expect") ? .expect : .other
+      case UInt8(ascii: "o"): bytes.equals(name, "origin") ? .origin : .other
+      default: .other
+      }
+    case 7:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "t"): bytes.equals(name, "trailer") ? .trailer : .other
+      case UInt8(ascii: "u"): bytes.equals(name, "upgrade") ? .upgrade : .other
+      default: .other
+      }
+    case 9:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "f"): bytes.equals(name, "forwarded") ? .forwarded : .other
+      case UInt8(ascii: "x"): bytes.equals(name, "x-real-ip") ? .xRealIP : .other
+      default: .other
+      }
+    case 10:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "c"): bytes.equals(name, "connection") ? .connection : .other
+      case UInt8(ascii: "k"): bytes.equals(name, "keep-alive") ? .keepAlive : .other
+      default: .other
+      }
+    case 12: bytes.equals(name, "x-request-id") ? .xRequestID : .other
+    case 13: bytes.equals(name, "authorization") ? .authorization : .other
+    case 14:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "c"): bytes.equals(name, "content-length") ? .contentLength : .other
+      case UInt8(ascii: "h"): bytes.equals(name, "http2-settings") ? .http2Settings : .other
+      case UInt8(ascii: "x"): bytes.hasPrefix(name, "x-forwarded-") ? .xForwardedOther : .other
+      default: .other
+      }
+    case 16 where bytes.equals(name, "proxy-connection"): .proxyConnection
+    case 17 where bytes.equals(name, "transfer-encoding"): .transferEncoding
+    case 15...: bytes.hasPrefix(name, "x-forwarded-") ? forwardedName(bytes, name) : .other
     default: .other
+    }
+  }
+
+  private func forwardedName(_ bytes: Span<UInt8>, _ name: Slice) -> FieldName {
+    switch name.count {
+    case 15 where bytes.equals(name, "x-forwarded-for"): .xForwardedFor
+    case 16 where bytes.equals(name, "x-forwarded-host"): .xForwardedHost
+    case 17 where bytes.equals(name, "x-forwarded-proto"): .xForwardedProto
+    default: .xForwardedOther
     }
   }
 

@@ -1,153 +1,192 @@
-// Writes the head that goes on: hop-by-hop fields end here, Host and Origin are set as the pool needs it, everything else
-// passes byte for byte and in order. Called by the engine right after HeadParser.
-
-/// Where a head is written to: a span of fixed size and how much of it is filled.
-private struct Cursor {
-  var count = 0
-  var overflowed = false
-
-  @inline(__always) mutating func append(_ byte: UInt8, _ out: inout MutableSpan<UInt8>) {
-    guard count < out.count else {
-      overflowed = true
-      return
-    }
-    out[count] = byte
-    count += 1
-  }
-
-  @inline(__always) mutating func append(_ bytes: Span<UInt8>, _ slice: Slice, _ out: inout MutableSpan<UInt8>) {
-    guard out.count - count >= Int(slice.count) else {
-      overflowed = true
-      return
-    }
-    var source = slice.lower
-    while source < slice.upper {
-      out[count] = bytes[source]
-      count += 1
-      source += 1
-    }
-  }
-
-  @inline(__always) mutating func append(_ bytes: Span<UInt8>, _ out: inout MutableSpan<UInt8>) {
-    append(bytes, Slice(0, bytes.count), &out)
-  }
-
-  mutating func append(_ text: StaticString, _ out: inout MutableSpan<UInt8>) {
-    guard out.count - count >= text.utf8CodeUnitCount else {
-      overflowed = true
-      return
-    }
-    text.withUTF8Buffer { bytes in
-      for index in 0..<bytes.count {
-        out[count] = unsafe bytes[index]
-        count += 1
-      }
-    }
-  }
-}
+// Writes the head that goes on: hop-by-hop fields end here, Host and Origin are set as the pool needs it, what Berth
+// and the route add comes last, everything else passes byte for byte in order. Called by the engine after HeadParser.
 
 /// How a request's head is changed on its way to an instance.
-package struct RequestChanges: Sendable {
+package struct RequestChanges: Sendable, BitwiseCopyable {
   /// Bytes taken off the path's start (a route's prefix).
   package var stripped = 0
   /// Whether Origin ends here: Chrome refuses every origin that it was not told of.
   package var dropsOrigin = false
   /// Whether the WebSocket upgrade goes on.
   package var upgrades = false
+  /// What the instance is told about the client.
+  package var forwarding = Forwarding.untouched
+  package init() {}
+}
+
+/// How a response's head is changed on its way to the client.
+package struct ResponseChanges: Sendable, BitwiseCopyable {
+  /// The client's connection ends after this response.
+  package var closes = false
+  /// The client speaks HTTP/1.0 and so must be told when its connection does not end.
+  package var toVersion10 = false
+  /// `Via: 1.1 berth`, which a gateway may send to clients (RFC 9110 §7.6.3).
+  package var via = false
   package init() {}
 }
 
 extension Head {
   /// Writes this request for an instance.
   /// - Parameters:
-  ///   - target: what the request line names instead of the client's target; empty = the client's, changed as `changes` says.
+  ///   - target: what the request line names instead of the client's target; empty = the client's, changed as
+  ///     `changes` says.
   ///   - host: the Host that the instance sees; empty = the authority that the client named.
+  ///   - prefix: stands before the path in the place of the bytes that `changes` strips; empty = nothing.
+  ///   - client: the client's address as text, for `changes.forwarding`.
+  ///   - requestID: the id of a request that brought none that is kept; empty = ids are not Berth's business.
+  ///   - removed: names that go, made by ``HeaderLines/removed(_:)``. Removal comes first: a name that is removed and
+  ///     added is replaced.
+  ///   - added: lines that come, made by ``HeaderLines/added(_:)``.
   /// - Returns: bytes written, or nil when `out` is too small.
   package borrowing func writeRequest(
     _ bytes: Span<UInt8>, changes: RequestChanges, target: Span<UInt8>, host: Span<UInt8>,
-    into out: inout MutableSpan<UInt8>
+    prefix: Span<UInt8> = Span(), client: Span<UInt8> = Span(), requestID: Span<UInt8> = Span(),
+    removed: Span<UInt8> = Span(), added: Span<UInt8> = Span(), into out: inout MutableSpan<UInt8>
   ) -> Int? {
-    var cursor = Cursor()
-    cursor.append(bytes, method, &out)
-    cursor.append(0x20, &out)
+    var writer = ByteWriter()
+    writer.append(bytes, method, &out)
+    writer.append(0x20, &out)
     if target.isEmpty {
-      let start = min(path.lower + changes.stripped, path.upper)
-      if start == path.upper || (changes.stripped > 0 && bytes[start] != UInt8(ascii: "/")) {
-        cursor.append(UInt8(ascii: "/"), &out)
-      }
-      cursor.append(bytes, Slice(start, path.upper - start + Int(query.count)), &out)
+      writePath(bytes, stripped: changes.stripped, prefix: prefix, &writer, &out)
     } else {
-      cursor.append(target, &out)
+      writer.append(target, &out)
     }
-    cursor.append(minorVersion == 1 ? " HTTP/1.1\r\nHost: " : " HTTP/1.0\r\nHost: ", &out)
-    if host.isEmpty { cursor.append(bytes, authority, &out) } else { cursor.append(host, &out) }
-    cursor.append("\r\n", &out)
-    writeFields(bytes, dropsOrigin: changes.dropsOrigin, &cursor, &out)
+    writer.append(minorVersion == 1 ? " HTTP/1.1\r\n" : " HTTP/1.0\r\n", &out)
+    // Only HTTP/1.0 does without; an empty Host would be refused by many.
+    if minorVersion == 1 || !authority.isEmpty || !host.isEmpty {
+      writer.append("Host: ", &out)
+      if host.isEmpty { writer.append(bytes, authority, &out) } else { writer.append(host, &out) }
+      writer.append("\r\n", &out)
+    }
+    var dropped = FieldSet.hopByHop.with(.host)
+    if changes.dropsOrigin { dropped.insert(.origin) }
+    dropped.formUnion(replacedFields(changes.forwarding))
+    let writesID = !requestID.isEmpty && self.requestID(bytes, forwarding: changes.forwarding) == nil
+    if writesID { dropped.insert(.xRequestID) }
+    writeFields(bytes, without: dropped, removed: removed, &writer, &out)
+    writeForwarding(bytes, changes.forwarding, client: client, removed: removed, &writer, &out)
+    if writesID, !HeaderLines.names(removed, "x-request-id") {
+      writer.append("X-Request-ID: ", &out)
+      writer.append(requestID, &out)
+      writer.append("\r\n", &out)
+    }
+    if !added.isEmpty { writer.append(added, &out) }
     if changes.upgrades {
-      cursor.append("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &out)
+      writer.append("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &out)
     } else {
-      cursor.append("\r\n", &out)
+      writer.append("\r\n", &out)
     }
-    return cursor.overflowed ? nil : cursor.count
+    return writer.result
+  }
+
+  /// Path and query in origin form, or `*` (RFC 9112 §3.2).
+  @inline(__always) private borrowing func writePath(
+    _ bytes: Span<UInt8>, stripped: Int, prefix: Span<UInt8>, _ writer: inout ByteWriter,
+    _ out: inout MutableSpan<UInt8>
+  ) {
+    if isOptionsOfServer { return writer.append(UInt8(ascii: "*"), &out) }
+    var start = min(path.lower + stripped, path.upper)
+    if prefix.isEmpty {
+      if start == path.upper || (stripped > 0 && bytes[start] != UInt8(ascii: "/")) {
+        writer.append(UInt8(ascii: "/"), &out)
+      }
+    } else {
+      writer.append(prefix, &out)
+      // One slash between the two, and none more at the end than the prefix has.
+      let closes = prefix[prefix.count - 1] == UInt8(ascii: "/")
+      if start < path.upper {
+        let opens = bytes[start] == UInt8(ascii: "/")
+        if closes, opens { start += 1 }
+        if !closes, !opens { writer.append(UInt8(ascii: "/"), &out) }
+      }
+    }
+    writer.append(bytes, Slice(start, path.upper - start + Int(query.count)), &out)
+  }
+
+  /// Writes this response for the client.
+  package borrowing func writeResponse(
+    _ bytes: Span<UInt8>, closes: Bool, toVersion10: Bool, into out: inout MutableSpan<UInt8>
+  ) -> Int? {
+    var changes = ResponseChanges()
+    changes.closes = closes
+    changes.toVersion10 = toVersion10
+    return writeResponse(bytes, changes: changes, into: &out)
   }
 
   /// Writes this response for the client.
   /// - Parameters:
-  ///   - closes: whether the client's connection ends after it.
-  ///   - toVersion10: whether the client speaks HTTP/1.0 and so must be told when it does not end.
+  ///   - setCookie: the value of a Set-Cookie field that comes; empty = none.
+  ///   - removed, added: as for requests. Interim responses (1xx but 101) pass without them and without the cookie.
   /// - Returns: bytes written, or nil when `out` is too small.
   package borrowing func writeResponse(
-    _ bytes: Span<UInt8>, closes: Bool, toVersion10: Bool, into out: inout MutableSpan<UInt8>
+    _ bytes: Span<UInt8>, changes: ResponseChanges, setCookie: Span<UInt8> = Span(), removed: Span<UInt8> = Span(),
+    added: Span<UInt8> = Span(), into out: inout MutableSpan<UInt8>
   ) -> Int? {
-    var cursor = Cursor()
-    cursor.append("HTTP/1.1 ", &out)
-    cursor.append(UInt8(0x30 + status / 100), &out)
-    cursor.append(UInt8(0x30 + status / 10 % 10), &out)
-    cursor.append(UInt8(0x30 + status % 10), &out)
-    cursor.append(0x20, &out)
-    cursor.append(bytes, reason, &out)
-    cursor.append("\r\n", &out)
-    writeFields(bytes, dropsOrigin: false, &cursor, &out)
+    var writer = ByteWriter()
+    let isInterim = status < 200 && status != 101
+    writer.append("HTTP/1.1 ", &out)
+    writer.append(UInt8(0x30 + status / 100), &out)
+    writer.append(UInt8(0x30 + status / 10 % 10), &out)
+    writer.append(UInt8(0x30 + status % 10), &out)
+    writer.append(0x20, &out)
+    writer.append(bytes, reason, &out)
+    writer.append("\r\n", &out)
+    var dropped = FieldSet.hopByHop
+    // These have no body, and nobody downstream may think otherwise (RFC 9110 §8.6, RFC 9112 §6.1).
+    if status < 200 || status == 204 { dropped = dropped.with(.contentLength).with(.transferEncoding) }
+    if changes.via { dropped.insert(.via) }
+    writeFields(bytes, without: dropped, removed: isInterim ? Span() : removed, &writer, &out)
+    if changes.via { writeVia(bytes, &writer, &out) }
+    if !isInterim {
+      if !setCookie.isEmpty {
+        writer.append("Set-Cookie: ", &out)
+        writer.append(setCookie, &out)
+        writer.append("\r\n", &out)
+      }
+      if !added.isEmpty { writer.append(added, &out) }
+    }
     if status == 101 {
-      cursor.append("Connection: Upgrade\r\nUpgrade: websocket\r\n", &out)
+      writer.append("Connection: Upgrade\r\nUpgrade: websocket\r\n", &out)
     } else if status >= 200 {
-      if closes {
-        cursor.append("Connection: close\r\n", &out)
-      } else if toVersion10 {
-        cursor.append("Connection: keep-alive\r\n", &out)
+      if changes.closes {
+        writer.append("Connection: close\r\n", &out)
+      } else if changes.toVersion10 {
+        writer.append("Connection: keep-alive\r\n", &out)
       }
     }
-    cursor.append("\r\n", &out)
-    return cursor.overflowed ? nil : cursor.count
+    writer.append("\r\n", &out)
+    return writer.result
   }
 
   /// Copies the fields that go on, neighbours in one piece.
-  private borrowing func writeFields(
-    _ bytes: Span<UInt8>, dropsOrigin: Bool, _ cursor: inout Cursor, _ out: inout MutableSpan<UInt8>
+  @inline(__always) private borrowing func writeFields(
+    _ bytes: Span<UInt8>, without dropped: FieldSet, removed: Span<UInt8>, _ writer: inout ByteWriter,
+    _ out: inout MutableSpan<UInt8>
   ) {
+    let asks = nominatesFields || !removed.isEmpty
     var run = Slice.empty
-    // By span: indexing the inline array itself would copy all of it for each field.
     let fields = fields.span
     for index in 0..<fieldCount {
-      let field = fields[index]
-      let drops =
-        field.known.isHopByHop || field.known == .host || (dropsOrigin && field.known == .origin)
-        || (nominatesFields && isNominated(bytes, field))
-      if drops {
-        cursor.append(bytes, run, &out)
+      let line = fields[index].line
+      if dropped.contains(fields[index].known) || (asks && ends(bytes, fields[index], removed)) {
+        writer.append(bytes, run, &out)
         run = .empty
       } else if run.isEmpty {
-        run = field.line
+        run = line
       } else {
-        run.count += field.line.count
+        run.count += line.count
       }
     }
-    cursor.append(bytes, run, &out)
+    writer.append(bytes, run, &out)
   }
 
-  /// Whether a Connection field names this one (RFC 9110 §7.6.1). Framing and Host stay whatever Connection says.
-  private borrowing func isNominated(_ bytes: Span<UInt8>, _ field: Field) -> Bool {
-    if field.known == .contentLength || field.known == .transferEncoding { return false }
+  @inline(never) private borrowing func ends(_ bytes: Span<UInt8>, _ field: Field, _ removed: Span<UInt8>) -> Bool {
+    (nominatesFields && isNominated(bytes, field)) || HeaderLines.names(removed, bytes, field.name)
+  }
+
+  /// Whether a Connection field names this one (RFC 9110 §7.6.1). Framing stays whatever Connection says.
+  borrowing func isNominated(_ bytes: Span<UInt8>, _ field: Field) -> Bool {
+    guard nominatesFields, field.known != .contentLength, field.known != .transferEncoding else { return false }
     let fields = fields.span
     for index in 0..<fieldCount where fields[index].known == .connection {
       var found = false

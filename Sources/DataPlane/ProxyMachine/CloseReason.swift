@@ -4,7 +4,8 @@ package enum CloseReason: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   // What a well-behaved peer does.
   case clientClosed, responseComplete, tunnelEnded, idleKeepAlive
   // The client's doing.
-  case clientAborted, clientReset, badRequest, headTimeout, bodyTimeout, slowReader, handshakeFailed, handshakeTimeout
+  case clientAborted, clientReset, badRequest
+  case headTimeout, bodyTimeout, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout
   // The instance's doing.
   case connectFailed, connectTimeout, instanceClosedEarly, instanceReset, badResponse, firstByteTimeout, cutBody
   // Ours.

@@ -12,11 +12,14 @@ package struct RequestFacts: Sendable, Equatable, BitwiseCopyable {
   /// The method is idempotent (RFC 9110 §9.2.2), so a request that may have been seen may be sent once more.
   package var isIdempotent: Bool
   package var isVersion10: Bool
+  /// Connections that the request may be tried on, at least 1.
+  package var maximumAttempts: UInt8
 
   package init(
     keepsAlive: Bool = true, hasBody: Bool = false, isHead: Bool = false, upgrades: Bool = false,
-    isIdempotent: Bool = true, isVersion10: Bool = false
+    isIdempotent: Bool = true, isVersion10: Bool = false, maximumAttempts: UInt8 = 3
   ) {
+    self.maximumAttempts = maximumAttempts
     self.keepsAlive = keepsAlive
     self.hasBody = hasBody
     self.isHead = isHead
@@ -81,9 +84,6 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   private var draining = false
   private var clientEnded = false
   private var instanceEnded = false
-
-  /// Requests are tried on this many connections at most.
-  package static let maximumAttempts: UInt8 = 3
 
   package init(isTLS: Bool) { phase = isTLS ? .handshaking : .readingHead }
 
@@ -228,10 +228,10 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     switch fault {
     case .connectFailed, .connectTimeout:
       attempts += 1  // this attempt never got as far as ``connected(reused:)``
-      return attempts < Self.maximumAttempts
+      return attempts < request.maximumAttempts
     case .closed, .reset:
       // A kept connection that ends without a byte was most likely closed before the request came (RFC 9112 §9.3.1).
-      return reused && !bodySent && request.isIdempotent && attempts < Self.maximumAttempts
+      return reused && !bodySent && request.isIdempotent && attempts < request.maximumAttempts
     case .firstByteTimeout, .badResponse: return false
     }
   }

@@ -75,6 +75,47 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
+  /// Sixteen bytes, an IPv4 address as the IPv4-mapped one.
+  var mappedBytes: [UInt8] {
+    var copy = storage
+    return unsafe withUnsafeBytes(of: &copy) { bytes in
+      unsafe isIPv6 ? Array(bytes[8..<24]) : [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF] + Array(bytes[4..<8])
+    }
+  }
+
+  /// Writes the address without its port as text into 46 bytes (INET6_ADDRSTRLEN); returns how many it took. An
+  /// IPv4-mapped address is written as the IPv4 one that it is.
+  package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
+    let bytes = mappedBytes
+    guard !isIPv6 || (bytes[..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xFF && bytes[11] == 0xFF) else {
+      var count = 0
+      for byte in host.utf8 where count < 46 {
+        text[count] = byte
+        count += 1
+      }
+      return count
+    }
+    var count = 0
+    for index in 12..<16 {
+      if index > 12 {
+        text[count] = UInt8(ascii: ".")
+        count += 1
+      }
+      let value = bytes[index]
+      if value >= 100 {
+        text[count] = 0x30 + value / 100
+        count += 1
+      }
+      if value >= 10 {
+        text[count] = 0x30 + value / 10 % 10
+        count += 1
+      }
+      text[count] = 0x30 + value % 10
+      count += 1
+    }
+    return count
+  }
+
   mutating func withMutablePointer<R>(_ body: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<UInt32>) -> R)
     -> R
   {

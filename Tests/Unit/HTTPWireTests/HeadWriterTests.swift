@@ -88,4 +88,20 @@ import Testing
     #expect(write(closes: true, toVersion10: false) == start + "Connection: close\r\n\r\n")
     #expect(write(closes: false, toVersion10: true) == start + "Connection: keep-alive\r\n\r\n")
   }
+
+  @Test func responsesWithoutABodySayNothingOfALength() {
+    func write(_ text: String) -> String {
+      let bytes = Array(text.utf8)
+      var head = Head()
+      #expect(HeadParser().parse(.response, bytes.span, into: &head) == .complete)
+      var output = [UInt8](repeating: 0, count: 512)
+      var span = output.mutableSpan
+      let count = head.writeResponse(bytes.span, changes: ResponseChanges(), into: &span) ?? 0
+      return String(decoding: output[..<count], as: UTF8.self)
+    }
+    #expect(write("HTTP/1.1 204 No\r\nContent-Length: 5\r\nA: b\r\n\r\n") == "HTTP/1.1 204 No\r\nA: b\r\n\r\n")
+    #expect(write("HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\n") == "HTTP/1.1 103 E\r\n\r\n")
+    let notModified = "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"
+    #expect(write(notModified) == notModified)
+  }
 }
