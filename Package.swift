@@ -126,7 +126,7 @@ let package = Package(
       name: "IntegrationTests",
       dependencies: [
         "API", "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed",
-        "Routing",
+        "RouteFiles", "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
       path: "Tests/Integration", swiftSettings: strict),

@@ -15,6 +15,7 @@ struct Settings {
   var redisURL: String?
   var keyPrefix: String
   var routes: String?
+  var healthCheckMilliseconds: Int
   var workers: Int
   var id: String
   var drainSeconds: Int
@@ -47,8 +48,12 @@ struct Settings {
   var redisURL: String?
   @Option(help: "What every Redis key starts with. [BERTH_KEY_PREFIX] (default: berth:)")
   var keyPrefix: String?
-  @Option(help: "JSON file of pools, routes and instances instead of Redis. [BERTH_ROUTES]")
+  @Option(help: "File of routes and servers instead of Redis, YAML or JSON: docs/routes-files.md. [BERTH_ROUTES]")
   var routes: String?
+  @Option(
+    help:
+      "Milliseconds between checks of a server of that file; 0 = never. [HEALTH_CHECK_INTERVAL] (default: 30000)")
+  var healthCheckInterval: Int?
   @Option(help: "Threads that serve clients. [WORKER_COUNT] (default: one per processor)")
   var workers: Int?
   @Option(help: "Name of this replica, unique among all. [BERTH_REPLICA_ID] (default: host name and process id)")
@@ -101,6 +106,8 @@ struct Settings {
     return Settings(
       listen: plain, tlsListen: tls, certificate: certificate, key: key, admin: admin, redisURL: redisURL,
       keyPrefix: text(keyPrefix, "BERTH_KEY_PREFIX") ?? "berth:", routes: routes,
+      healthCheckMilliseconds: try number(
+        healthCheckInterval, "--health-check-interval", "HEALTH_CHECK_INTERVAL", 0...86_400_000, or: 30_000),
       workers: try number(
         workers, "--workers", "WORKER_COUNT", 1...256, or: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
       id: text(id, "BERTH_REPLICA_ID") ?? "\(hostName())-\(getpid())",

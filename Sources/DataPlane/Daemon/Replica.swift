@@ -49,7 +49,7 @@ final class Replica {
           "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
     }
     if let path = settings.routes {
-      let file = try FileCoordinator(path: path)
+      let file = try FileCoordinator(path: path, intervalMilliseconds: settings.healthCheckMilliseconds, log: log)
       self.file = file
       source = file
     } else {
