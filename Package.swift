@@ -118,6 +118,7 @@ let package = Package(
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
+    unitTests(of: "Engine", ["HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Routing", "TestSupport"]),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),

@@ -159,13 +159,14 @@ final class NoSlots: Coordinator {
 final class TestEngine {
   let engine: Engine
   let log: LogWriter
+  let access: AccessLog?
   private var joined = false
 
   init(
     instances: [SocketAddress], pool: PoolRecord = PoolRecord(name: "web", kind: .http, slots: 0),
     routes: [RouteRecord] = [RouteRecord(id: "all", pool: "web")], limits: EngineLimits = EngineLimits(),
     splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
-    trustedProxies: [AddressRange] = []
+    trustedProxies: [AddressRange] = [], accessLog: String? = nil
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
     let certificates = try certificate.map {
@@ -182,7 +183,10 @@ final class TestEngine {
     }
     let table = RoutingTable(pools: [pool], routes: routes, instances: records)
     for inbox in engine.inboxes { inbox.replace(table: table) }
-    engine.start(coordinator: NoSlots(engine.inboxes), log: log)
+    access = try accessLog.map { [engine, log] path in
+      try AccessLog(.file(path), workers: 1, labels: engine.labels, log: log)
+    }
+    engine.start(coordinator: NoSlots(engine.inboxes), log: log, accessLog: access)
   }
 
   func connect() -> Peer { Peer(connectingTo: engine.addresses[0]) }

@@ -10,6 +10,8 @@ struct AdminPages: Sendable {
   let replica: String
   let source: any RouteSource
   let workers: [WorkerMetrics]
+  let labels: LabeledMetrics
+  let accessLog: AccessLog?
   let log: LogWriter
   let isDraining: @Sendable () -> Bool
 
@@ -51,6 +53,13 @@ struct AdminPages: Sendable {
   private var metrics: String {
     var page = MetricsText()
     MetricsPage(workers: workers).write(to: &page)
+    LabeledPage(labels: labels).write(to: &page)
+    if let accessLog {
+      page.single("berth_access_log_lines_total", .counter, "Lines of the access log written.", accessLog.written)
+      page.single(
+        "berth_access_log_lost_total", .counter, "Requests that the access log does not show, as it could not keep up.",
+        accessLog.dropped + accessLog.lost)
+    }
     let counters = source.counters
     page.family("berth_slot_answers_total", .counter, "Answers of the coordinator to workers, by outcome.")
     for (outcome, count) in [

@@ -22,6 +22,7 @@ struct Settings {
   var logLevel: LogLevel
   var splice: SpliceMode
   var trustedProxies: [AddressRange]
+  var accessLog: AccessLogDestination?
 }
 
 @main struct BerthData: ParsableCommand {
@@ -69,6 +70,9 @@ struct Settings {
       "Proxies in front, e.g. 10.0.0.0/8,::1: their X-Forwarded-*, Forwarded and X-Request-ID are kept. [BERTH_TRUSTED_PROXIES]"
   )
   var trustedProxies: String?
+  @Option(
+    help: "File for one JSON line a request, - for standard output, or off. [BERTH_ACCESS_LOG] (default: off)")
+  var accessLog: String?
   @Flag(
     help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
@@ -114,7 +118,8 @@ struct Settings {
       drainSeconds: try number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
       splice: try choice(splice, "--splice", "BERTH_SPLICE", or: .auto),
-      trustedProxies: try ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"))
+      trustedProxies: try ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
+      accessLog: text(accessLog, "BERTH_ACCESS_LOG").flatMap { $0 == "off" ? nil : AccessLogDestination($0) })
   }
 
   private func environment(_ name: String) -> String? {

@@ -22,6 +22,7 @@ final class Replica {
   private let file: FileCoordinator?
   private let admin: AdminServer
   private let isDraining: Flag
+  private let accessLog: AccessLog?
 
   /// A bit that signal handling sets and the admin thread reads.
   private final class Flag: Sendable {
@@ -48,6 +49,11 @@ final class Replica {
         description:
           "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
     }
+    do {
+      accessLog = try settings.accessLog.map { [engine] destination in
+        try AccessLog(destination, workers: settings.workers, labels: engine.labels, log: log)
+      }
+    } catch { throw ReplicaError(description: "--access-log (BERTH_ACCESS_LOG): \(error)") }
     if let path = settings.routes {
       let file = try FileCoordinator(path: path, intervalMilliseconds: settings.healthCheckMilliseconds, log: log)
       self.file = file
@@ -59,7 +65,8 @@ final class Replica {
     let isDraining = Flag()
     self.isDraining = isDraining
     let pages = AdminPages(
-      replica: settings.id, source: source, workers: engine.metrics, log: log, isDraining: { isDraining.isSet })
+      replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
+      log: log, isDraining: { isDraining.isSet })
     admin = try AdminServer(settings.admin) { pages.answer($0) }
   }
 
@@ -85,7 +92,7 @@ final class Replica {
   }
 
   func run() throws {
-    engine.start(coordinator: source, log: log)
+    engine.start(coordinator: source, log: log, accessLog: accessLog)
     source.start(inboxes: engine.inboxes)
     admin.start()
     var places: [String] = engine.addresses.map { "http://\($0)" }
@@ -102,6 +109,7 @@ final class Replica {
     engine.drain(milliseconds: settings.drainSeconds * 1_000)
     engine.join()
     source.stop(timeoutMilliseconds: 3_000)
+    accessLog?.close()
     log.info("the replica ends", ["replica": .string(settings.id)])
     log.close()
   }
@@ -134,6 +142,7 @@ final class Replica {
 
   /// Reads certificate and routes again. What cannot be read leaves what is in force as it is.
   private func reload() {
+    accessLog?.reopen()
     do {
       if let certificates = try Self.certificates(settings) { engine.replace(certificates: certificates) }
       try file?.reload()

@@ -22,6 +22,10 @@ struct CompiledRoute: BitwiseCopyable {
   var requestAdded = Slice.empty
   var responseRemoved = Slice.empty
   var responseAdded = Slice.empty
+  /// Of the labelled counters and the access log.
+  var row = AccessRecord.noRow
+  var poolRow = AccessRecord.noRow
+  var isLogged = true
   var upgrades = true
   var attempts: UInt8 = 1
   var waits = RouteWaits()
@@ -58,6 +62,7 @@ struct CompiledPool: BitwiseCopyable {
 /// What a worker knows of one instance.
 struct InstanceSlot: BitwiseCopyable {
   var address = SocketAddress()
+  var row = AccessRecord.noRow
   /// Kept connections, newest first: the newest is the least likely to be closed by the instance.
   var idleHead: Int32 = -1
   var idleCount: Int32 = 0
@@ -71,6 +76,8 @@ struct InstanceSlot: BitwiseCopyable {
 
 struct CompiledTable: ~Copyable {
   let source: RoutingTable
+  /// Keeps the rows of this table's names.
+  let lease: LabelLease
   let routes: FixedArray<CompiledRoute>
   /// What each of `routes` was made from.
   let routeRecords: [RouteRecord]
@@ -80,8 +87,9 @@ struct CompiledTable: ~Copyable {
   private let text: FixedArray<UInt8>
 
   /// - Parameter place: gives every instance its place in the worker's list.
-  init(_ table: RoutingTable, place: (InstanceRecord) -> Int32?) {
+  init(_ table: RoutingTable, lease: LabelLease, place: (InstanceRecord) -> Int32?) {
     source = table
+    self.lease = lease
     poolNames = table.pools.keys.sorted()
     let indexes = Dictionary(uniqueKeysWithValues: poolNames.enumerated().map { ($1, Int32($0)) })
     var byPool = [[Int32]](repeating: [], count: poolNames.count)
@@ -131,6 +139,9 @@ struct CompiledTable: ~Copyable {
       route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
       route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
       route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
+      route.row = lease.row(route: record.id)
+      route.poolRow = lease.row(pool: record.pool)
+      route.isLogged = record.accessLog
       route.upgrades = record.upgrades
       route.attempts = UInt8(clamping: record.retries + 1)
       route.waits = RouteWaits(record)

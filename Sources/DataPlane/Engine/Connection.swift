@@ -1,5 +1,6 @@
 // One socket of a worker, client's or instance's, and the slab that holds them by descriptor.
 import HTTPWire
+import Posix
 import ProxyMachine
 import TLS
 
@@ -80,6 +81,8 @@ struct Connection {
   var stripped: Int32 = 0
   /// Clients: index of the request's route in the table in force, or -1.
   var route: Int32 = -1
+  /// Clients: their address.
+  var address = SocketAddress()
   /// Clients: their address as text, for the fields that tell instances of them.
   var addressText = InlineArray<46, UInt8>(repeating: 0)
   var addressCount: UInt8 = 0
@@ -112,6 +115,33 @@ struct Connection {
   var idlePrevious: Int32 = -1
   /// Monotonic microseconds at which the request's head was complete.
   var requestStarted = 0
+  /// Clients: what the access log will tell of the request under way.
+  var story = RequestStory()
+}
+
+/// A client's request under way, as the access log and the labelled counters need it.
+struct RequestStory: BitwiseCopyable {
+  /// From a routed head to the end of its answer or tunnel.
+  var isOpen = false
+  var isLogged = false
+  var text = AccessText.none
+  var route = AccessRecord.noRow
+  var pool = AccessRecord.noRow
+  var instance = AccessRecord.noRow
+  var status: UInt16 = 0
+  var retries: UInt8 = 0
+  var isReused = false
+  var isSession = false
+  var queueMicroseconds: Int32 = -1
+  var connectMicroseconds: Int32 = -1
+  var firstByteMicroseconds: Int32 = -1
+  /// Monotonic microseconds at which the step that is measured now began.
+  var stepStarted = 0
+  var bytesFromClient: UInt64 = 0
+  var bytesToClient: UInt64 = 0
+  var instanceAddress = SocketAddress()
+  var idHigh: UInt64 = 0
+  var idLow: UInt64 = 0
 }
 
 /// Connections by descriptor. Memory is touched first when a descriptor is used first.

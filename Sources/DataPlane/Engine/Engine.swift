@@ -44,6 +44,8 @@ package final class Engine: Sendable {
   /// One a worker, in the order of the coordinator's `SlotRequest.worker`.
   package let inboxes: [Mailbox]
   package let metrics: [WorkerMetrics]
+  /// Counters by route, pool and instance.
+  package let labels: LabeledMetrics
   /// Where the engine listens, with the ports that the kernel chose for port 0.
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
@@ -59,6 +61,7 @@ package final class Engine: Sendable {
     self.configuration = configuration
     inboxes = (0..<configuration.workers).map { _ in Mailbox() }
     metrics = (0..<configuration.workers).map { _ in WorkerMetrics() }
+    labels = LabeledMetrics(workers: configuration.workers)
     var opened: [Int32] = []
     do {
       (listeners, addresses) = try Self.open(configuration.listen, configuration, &opened)
@@ -94,7 +97,8 @@ package final class Engine: Sendable {
     return (byWorker, actual)
   }
 
-  package func start(coordinator: any Coordinator, log: LogWriter) {
+  /// `accessLog` has as many workers as the engine; nil = requests are not logged.
+  package func start(coordinator: any Coordinator, log: LogWriter, accessLog: AccessLog? = nil) {
     let capacity = Self.descriptorLimit()
     threads.withLock { threads in
       for index in 0..<configuration.workers {
@@ -102,7 +106,8 @@ package final class Engine: Sendable {
           index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
           metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
-          trustedProxies: configuration.trustedProxies)
+          trustedProxies: configuration.trustedProxies, labels: labels,
+          access: accessLog?.workers[index] ?? .off)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }
     }

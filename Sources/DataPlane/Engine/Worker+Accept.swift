@@ -39,6 +39,7 @@ extension Worker {
     let generation = s.slab.open(fd, .client)
     s.slab[fd].machine = ExchangeMachine(isTLS: isTLS)
     s.slab[fd].isRemote = !address.isLoopback
+    s.slab[fd].address = address
     s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
     s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
     s.slab[fd].isReadable = true

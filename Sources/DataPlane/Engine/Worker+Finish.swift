@@ -43,6 +43,8 @@ extension Worker {
     var bytes = Array(text.utf8)
     if !isHead { bytes += body }
     countAnswer(status, bytes.count)
+    s.slab[fd].story.bytesToClient += UInt64(bytes.count)
+    endStory(fd, status < 400 ? .responseComplete : reason, status: status)
     guard unsafe bytes.withUnsafeBytes({ unsafe send(fd, $0.baseAddress!, $0.count) }) else {
       return closeClient(fd, .clientReset)
     }
@@ -119,6 +121,7 @@ extension Worker {
   func closeClient(_ fd: Int32, _ reason: CloseReason) {
     guard s.slab[fd].kind == .client else { return }
     s.metrics.closed(reason)
+    endStory(fd, reason)
     let isCut = s.slab[fd].machine.responseHasStarted && s.slab[fd].body.mode != .tunnel && reason.cutsAnswer
     if isCut { Socket.resetOnClose(fd) }
     dropInstance(fd, reuse: false)

@@ -80,6 +80,11 @@ extension Worker {
     if s.slab[source].bodyRoom != UInt64.max, !takesBody(source, take) { return tooLarge(source) }
     if take > 0 {
       s.slab[source].moved = true
+      if s.slab[source].kind == .client {
+        s.slab[source].story.bytesFromClient += UInt64(take)
+      } else {
+        s.slab[target].story.bytesToClient += UInt64(take)
+      }
       guard unsafe send(target, s.slab[source].inbound.pointer, take) else {
         broken(target)
         return false
@@ -98,6 +103,11 @@ extension Worker {
     s.slab[source].moved = true
     let isClient = s.slab[source].kind == .client
     s.metrics.add(isClient ? .bytesFromClients : .bytesToClients, take)
+    if isClient {
+      s.slab[source].story.bytesFromClient += UInt64(take)
+    } else {
+      s.slab[target].story.bytesToClient += UInt64(take)
+    }
     guard unsafe send(target, bytes, take) else {
       broken(target)
       return false

@@ -56,11 +56,14 @@ extension Worker {
   private func route(_ fd: Int32) {
     let route = s.table.match(s.slab[fd].inbound.span, authority: s.head.authority, path: s.head.path)
     guard route >= 0 else {
+      s.slab[fd].route = -1
+      keepText(fd)
       _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
       return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: false)
     }
     let compiled = s.table.routes[route]
     s.slab[fd].route = Int32(route)
+    beginStory(fd, compiled)
     s.slab[fd].waits = compiled.waits
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
     // RFC 9110 §7.8: a server may ignore an Upgrade; the request then goes on as a plain one.
@@ -133,11 +136,13 @@ extension Worker {
     s.slab[fd].instance = instance
     s.instances[Int(instance)].active += 1
     s.instances[Int(instance)].requests += 1
+    storyAttempt(fd, instance: s.instances[Int(instance)].row, s.instances[Int(instance)].address)
     if let kept = takeIdle(instance: instance) {
       s.metrics.add(.instanceReuses)
       s.slab[kept].peer = fd
       s.slab[fd].peer = kept
       wait(kept, .none)
+      s.slab[fd].story.isReused = true
       s.slab[fd].machine.connected(reused: true)
       sendRequest(fd)
     } else {
@@ -147,6 +152,8 @@ extension Worker {
 
   /// Begins a new connection for the client's request.
   func connect(_ fd: Int32, to address: SocketAddress) {
+    s.slab[fd].story.isReused = false
+    s.slab[fd].story.stepStarted = Clock.monotonicMicroseconds
     let (result, pending) = Socket.connect(address)
     guard result >= 0, result < s.slab.capacity else {
       if result >= 0 { Socket.close(Int32(result)) }
@@ -179,6 +186,7 @@ extension Worker {
       return
     }
     guard client >= 0 else { return closeInstance(instance) }
+    s.slab[client].story.connectMicroseconds = since(s.slab[client].story.stepStarted)
     s.slab[client].machine.connected(reused: false)
     if reparse(client) { sendRequest(client) }
   }
@@ -217,6 +225,7 @@ extension Worker {
       s.slab[fd].machine.bodyForwarded()
       dropHeldHead(fd)
       s.slab[fd].inbound.consume(bodyBytes, s.pool)
+      s.slab[fd].story.bytesFromClient += UInt64(bodyBytes)
     }
     if ended {
       s.slab[fd].body.mode = .idle
@@ -249,25 +258,13 @@ extension Worker {
     changes.forwarding = Forwarding()
     changes.forwarding.isSecure = s.slab[fd].tls != nil
     changes.forwarding.trustsPeer = s.slab[fd].isTrusted
-    writeRequestID()
+    writeRequestID(fd)
     let requestID = unsafe Span<UInt8>(_unsafeStart: s.requestID, count: 32)
     let client = s.slab[fd].addressText.span.extracting(0..<Int(s.slab[fd].addressCount))
     let target = visit.map { Array($0.upstreamTarget.utf8) } ?? []
     return s.head.writeRequest(
       bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
       client: client, requestID: requestID, removed: removed, added: added, into: &output)
-  }
-
-  /// 128 random bits in hexadecimal: enough that two requests of a fleet never share an id.
-  private func writeRequestID() {
-    for half in 0..<2 {
-      var bits = nextRandom()
-      for index in 0..<16 {
-        let digit = UInt8(truncatingIfNeeded: bits & 15)
-        unsafe s.requestID[half * 16 + index] = digit < 10 ? 0x30 + digit : 0x57 + digit
-        bits >>= 4
-      }
-    }
   }
 
   /// Whether so many more bytes of the client's body are within its route's limit.
@@ -301,10 +298,13 @@ extension Worker {
   /// The instance of this client's request is of no more use: another attempt, an answer, or a cut.
   func instanceLost(_ fd: Int32, _ fault: InstanceFault) {
     dropInstance(fd, reuse: false)
+    storyFault(fd, fault)
     if s.slab[fd].isTunnel { return closeClient(fd, fault == .reset ? .instanceReset : .tunnelEnded) }
     switch s.slab[fd].machine.fault(fault) {
     case .retry:
       s.metrics.add(.retries)
+      s.labels.add(.retries, route: s.slab[fd].story.route)
+      s.slab[fd].story.retries &+= 1
       retry(fd)
     case .answer(let status, let reason):
       answer(fd, status, Self.sentence(of: reason), reason, closes: true)

@@ -115,6 +115,11 @@ extension Worker {
         added: s.table.bytes(route.responseAdded), into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)
+    s.slab[client].story.bytesToClient += UInt64(headBytes + bodyCount)
+    s.slab[client].story.status = UInt16(s.head.status)
+    if s.slab[client].story.firstByteMicroseconds < 0 {
+      s.slab[client].story.firstByteMicroseconds = since(s.slab[client].requestStarted)
+    }
     return unsafe sendHead(client, headBytes, body, bodyCount)
   }
 
@@ -163,6 +168,7 @@ extension Worker {
 
   /// Both sides of an exchange are done.
   func completed(_ client: Int32, _ action: ExchangeMachine.CompleteAction) {
+    endStory(client, .responseComplete)
     switch action {
     case .nextRequest(let reuse):
       dropInstance(client, reuse: reuse)

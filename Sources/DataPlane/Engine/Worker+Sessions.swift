@@ -165,6 +165,8 @@ extension Worker {
 
   private func ask(_ fd: Int32, _ request: VisitRequest, _ kind: SlotRequest.Kind, holds: Bool) {
     _ = makeVisit(fd, request, holds: holds)
+    s.slab[fd].story.stepStarted = Clock.monotonicMicroseconds
+    s.slab[fd].story.isSession = true
     let ticket = s.nextTicket
     s.nextTicket += 1
     s.tickets[ticket] = fd
@@ -206,6 +208,9 @@ extension Worker {
         return self.answer(fd, 502, "The instance has no usable address.", .connectFailed, closes: true)
       }
       visit.session = session
+      s.slab[fd].story.queueMicroseconds = since(s.slab[fd].story.stepStarted)
+      let row = s.labelNames.row(instance: session.instance, pool: visit.pool.name) ?? AccessRecord.noRow
+      storyAttempt(fd, instance: row, address)
       if visit.endpoint.scope == .root {
         if !visit.holds, visit.speaksDevTools { s.reservations[fd] = session.id }
         visit.origin.prefix += "/session/\(session.id)"

@@ -58,6 +58,11 @@ extension Worker {
       s.slab[source].moved = true
       s.metrics.add(.splicedBytes, moved)
       s.metrics.add(s.slab[source].kind == .client ? .bytesFromClients : .bytesToClients, moved)
+      if s.slab[source].kind == .client {
+        s.slab[source].story.bytesFromClient += UInt64(moved)
+      } else {
+        s.slab[target].story.bytesToClient += UInt64(moved)
+      }
       progress(source, target)
     }
     guard maySplice(source, target), s.slab[source].isReadable else {

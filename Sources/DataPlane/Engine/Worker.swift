@@ -23,6 +23,8 @@ struct WorkerConfiguration: Sendable {
   var log: LogWriter
   var slabCapacity: Int
   var trustedProxies: [AddressRange]
+  var labels: LabeledMetrics
+  var access: WorkerAccessLog
 }
 
 /// All state of one worker, behind a pointer so that no access costs an exclusivity check.
@@ -40,11 +42,16 @@ struct WorkerConfiguration: Sendable {
   let poller = Poller()
   let window: TLSWindow?
   let trustedProxies: [AddressRange]
+  let labelNames: LabeledMetrics
+  let labels: WorkerLabels
+  let access: WorkerAccessLog
 
   var listeners: [Int32]
   var tlsListeners: [Int32]
   var certificates: Certificates?
   var table: CompiledTable
+  /// Settings without effect that the log has named.
+  var toldUnsupported: [String] = []
   var instances: FixedArray<InstanceSlot>
   var instancePlaces: [String: Int32] = [:]
   var freeInstancePlaces: [Int32] = []
@@ -96,6 +103,9 @@ struct WorkerConfiguration: Sendable {
     log = configuration.log
     slab = Slab(capacity: configuration.slabCapacity)
     trustedProxies = configuration.trustedProxies
+    labelNames = configuration.labels
+    labels = configuration.labels.workers[configuration.index]
+    access = configuration.access
     listeners = configuration.listeners
     tlsListeners = configuration.tlsListeners
     certificates = configuration.certificates
@@ -105,7 +115,8 @@ struct WorkerConfiguration: Sendable {
     nextSecond = now + 1_000
     random = UInt64.random(in: 1...UInt64.max)
     instances = FixedArray(repeating: InstanceSlot(), count: 0)
-    table = CompiledTable(RoutingTable(pools: [], routes: [], instances: []), place: { _ in nil })
+    table = CompiledTable(
+      RoutingTable(pools: [], routes: [], instances: []), lease: configuration.labels.lease(), place: { _ in nil })
     inputCapacity = limits.largestPiece + limits.http.headBytes
     unsafe input = .allocate(byteCount: inputCapacity, alignment: 64)
     let hasTLS = !configuration.tlsListeners.isEmpty
@@ -239,7 +250,20 @@ struct WorkerConfiguration: Sendable {
 
   private func replace(_ table: RoutingTable) {
     for index in 0..<s.instances.count { s.instances[index].inTable = false }
-    let compiled = CompiledTable(table) { instance in place(instance) }
+    if s.index == 0 {
+      let unsupported = table.unsupported
+      if unsupported != s.toldUnsupported, !unsupported.isEmpty {
+        s.log.warning(
+          "some settings have no effect in this version", ["settings": .string(unsupported.joined(separator: "; "))])
+      }
+      s.toldUnsupported = unsupported
+    }
+    let lease = s.labelNames.lease()
+    let compiled = CompiledTable(table, lease: lease) { instance in
+      guard let place = place(instance) else { return nil }
+      s.instances[Int(place)].row = lease.row(instance: instance.id, pool: instance.pool)
+      return place
+    }
     renumberRoutes(compiled)
     s.table.free()
     s.table = compiled

@@ -12,7 +12,7 @@ package struct AddressRange: Sendable, Equatable {
     let width = parsed.isIPv6 ? 128 : 32
     var bits = width
     if parts.count == 2 {
-      guard let number = Int(parts[1]), (0...width).contains(number), parts[1].allSatisfy(\.isNumber) else { return nil }
+      guard parts[1].allSatisfy(\.isNumber), let number = Int(parts[1]), number <= width else { return nil }
       bits = number
     }
     self.bits = bits + (128 - width)
