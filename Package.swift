@@ -73,6 +73,7 @@ let package = Package(
     data("CDP", ["JSON"]),
     data("ProxyMachine", ["HTTPWire", "Routing"]),
     data("RouteFeed", ["ProxyMachine", "RouteFiles", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
+    data("Balancing"),
     data("Engine", ["HTTPWire", "CDP", "ProxyMachine", "Routing", "JSON", "Posix", "CLinux", "TLS", "Observability"]),
     .executableTarget(
       name: "berth-data",
@@ -119,6 +120,10 @@ let package = Package(
     unitTests(of: "CDP", ["JSON"]),
     unitTests(of: "ProxyMachine", ["HTTPWire", "Routing"]),
     unitTests(of: "Engine", ["HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Routing", "TestSupport"]),
+    unitTests(of: "Balancing", ["TestSupport"]),
+    .executableTarget(
+      name: "balancing-benchmark", dependencies: ["Balancing"], path: "Tests/Benchmarks/Balancing",
+      swiftSettings: strict),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),

@@ -251,7 +251,7 @@ import Testing
     ("NONSENSE\r\n\r\n", "400"), ("GET / HTTP/1.1\r\n\r\n", "400"), ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", "505"),
     ("GET /\(String(repeating: "x", count: 20_000)) HTTP/1.1\r\n", "414"),
     ("GET / HTTP/1.1\r\nHost: a\r\nX: \(String(repeating: "x", count: 70_000))\r\n", "431"),
-    ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "405"),
+    ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "501"),
     ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
   ]) func badRequestsAreAnsweredAndClosed(_ request: String, _ status: String) throws {
     let instance = ScriptedInstance()

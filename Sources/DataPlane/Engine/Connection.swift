@@ -77,6 +77,8 @@ struct Connection {
   var pipeBytes: Int32 = 0
   /// Bytes of `inbound` that are the current request's head, kept for another attempt.
   var heldHead: Int32 = 0
+  /// Bytes of `inbound` that are known to be a part of a head.
+  var headLooked: Int32 = 0
   /// Bytes that the route takes off the path.
   var stripped: Int32 = 0
   /// Clients: index of the request's route in the table in force, or -1.

@@ -109,7 +109,7 @@ extension Worker {
         return true
       }
       guard sent >= 0 else {
-        broken(fd)
+        writeFailed(fd)
         return false
       }
       s.slab[fd].moved = true
@@ -153,6 +153,18 @@ extension Worker {
       _ = sendCiphertext(fd, window.outputCount)
     }
     Socket.shutdownWrite(fd)
+  }
+
+  /// An instance takes no more of a request. It may have answered before it stopped reading (RFC 9112 §9.6), so what it
+  /// sent is read to its end, and only then it is lost.
+  func writeFailed(_ fd: Int32) {
+    let client = s.slab[fd].peer
+    guard s.slab[fd].kind == .instance, client >= 0, s.slab[client].machine.phase == .exchanging, !s.slab[fd].inputEnded
+    else { return broken(fd) }
+    s.slab[client].body.mode = .idle
+    s.slab[fd].outbound.free(s.pool)
+    s.slab[fd].isReadable = true
+    advanceInstance(fd)
   }
 
   /// A read or write said that the connection is no more.

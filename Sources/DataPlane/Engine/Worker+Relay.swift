@@ -86,7 +86,7 @@ extension Worker {
         s.slab[target].story.bytesToClient += UInt64(take)
       }
       guard unsafe send(target, s.slab[source].inbound.pointer, take) else {
-        broken(target)
+        writeFailed(target)
         return false
       }
       s.slab[source].inbound.consume(take, s.pool)
@@ -109,7 +109,7 @@ extension Worker {
       s.slab[target].story.bytesToClient += UInt64(take)
     }
     guard unsafe send(target, bytes, take) else {
-      broken(target)
+      writeFailed(target)
       return false
     }
     if take < count {

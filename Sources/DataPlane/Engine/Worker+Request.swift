@@ -8,13 +8,19 @@ import Routing
 extension Worker {
   /// Reads a client's next request as far as it has come. Called between requests only.
   func readRequest(_ fd: Int32) {
-    var looked = false
     while s.slab[fd].kind == .client, s.slab[fd].machine.phase == .readingHead {
       // While an answer is still on its way to this client, its next request waits (a bound on pipelining).
       guard s.slab[fd].outbound.isEmpty else { return }
-      if s.slab[fd].inbound.isEmpty || looked {
+      let looked = s.slab[fd].headLooked
+      if looked == s.slab[fd].inbound.count {
         switch receiveHead(fd) {
-        case .bytes(let count): s.metrics.add(.bytesFromClients, count)
+        case .bytes(let count):
+          s.metrics.add(.bytesFromClients, count)
+          // Nothing is parsed again for pieces of a line, so that a head that comes byte by byte costs no more than it is.
+          if looked > 0, !s.parser.goesOn(s.slab[fd].inbound.span, from: Int(looked)) {
+            s.slab[fd].headLooked = s.slab[fd].inbound.count
+            continue
+          }
         case .wouldBlock: return
         case .end:
           if case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: !s.slab[fd].inbound.isEmpty) {
@@ -26,10 +32,10 @@ extension Worker {
       }
       if s.slab[fd].wait == .keepAlive { wait(fd, .head) }
       switch s.parser.parse(.request, s.slab[fd].inbound.span, into: &s.head) {
-      case .needsMore: looked = true
+      case .needsMore: s.slab[fd].headLooked = s.slab[fd].inbound.count
       case .failed(let error): return refuseBadRequest(fd, error)
       case .complete:
-        looked = false
+        s.slab[fd].headLooked = 0
         s.slab[fd].heldHead = Int32(s.head.byteCount)
         s.slab[fd].requestStarted = Clock.monotonicMicroseconds
         s.metrics.add(.requests)
@@ -66,6 +72,11 @@ extension Worker {
     beginStory(fd, compiled)
     s.slab[fd].waits = compiled.waits
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
+    if s.head.maxForwards == 0 {
+      // RFC 9110 §7.6.2: the request goes no further, so Berth itself is what is asked for its options.
+      _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+      return answer(fd, 200, contentType: "text/plain", body: [], .responseComplete, closes: false)
+    }
     // RFC 9110 §7.8: a server may ignore an Upgrade; the request then goes on as a plain one.
     if !compiled.upgrades { s.head.upgrade = .none }
     if case .length(let count) = s.head.framing, count > s.slab[fd].bodyRoom {
@@ -325,7 +336,7 @@ extension Worker {
     chooseInstance(fd, pool: Int(s.table.routes[route].pool), strategy: s.table.routes[route].strategy)
   }
 
-  private static func sentence(of reason: CloseReason) -> String {
+  static func sentence(of reason: CloseReason) -> String {
     switch reason {
     case .connectFailed: "The instance refuses connections."
     case .connectTimeout: "The instance does not accept connections in time."

@@ -47,8 +47,8 @@ extension Worker {
       guard case .bytes(let count) = received else {
         switch received {
         case .wouldBlock, .bytes: return
-        case .end: return instanceLost(client, .closed)
-        case .reset: return instanceLost(client, .reset)
+        case .end: return instanceLost(client, held > 0 ? .brokenHead : .closed)
+        case .reset: return instanceLost(client, held > 0 ? .brokenHead : .reset)
         }
       }
       if held > 0 { s.slab[fd].inbound.consume(held, s.pool) }
@@ -83,6 +83,7 @@ extension Worker {
           return false
         }
         offset += s.head.byteCount
+      case .dropInterim: offset += s.head.byteCount
       case .relay(let framing, let closes):
         beginResponse(fd, client, bytes, framing, closes: closes, offset: offset, count: count)
         return false
@@ -93,7 +94,7 @@ extension Worker {
         dropInstance(client, reuse: false)
         switch action {
         case .answer(let status, let reason):
-          answer(client, status, "The instance switched protocols although nobody asked it to.", reason, closes: true)
+          answer(client, status, Self.sentence(of: reason), reason, closes: true)
         case .retry, .cut: closeClient(client, .badResponse)
         }
         return false
@@ -222,7 +223,7 @@ extension Worker {
       reuse && place >= 0 && s.instances[Int(place)].inTable && !s.isDraining && !s.slab[fd].isDirty
       && !s.slab[fd].peerEnds && !s.slab[fd].inputEnded && s.slab[fd].outbound.isEmpty && s.slab[fd].inbound.isEmpty
       && Int(s.instances[Int(place)].idleCount) < s.limits.idleInstanceConnections
-    guard usable else { return closeInstance(fd) }
+    guard usable, isQuiet(fd) else { return closeInstance(fd) }
     s.slab[fd].body = BodyState()
     let head = s.instances[Int(place)].idleHead
     s.slab[fd].idleNext = head
@@ -231,6 +232,13 @@ extension Worker {
     s.instances[Int(place)].idleHead = fd
     s.instances[Int(place)].idleCount += 1
     wait(fd, .instanceIdle)
+  }
+
+  /// Whether nothing has come behind a response. Whatever lies there unread would be taken for the next one's answer.
+  private func isQuiet(_ fd: Int32) -> Bool {
+    guard s.slab[fd].isReadable else { return true }
+    if case .wouldBlock = unsafe receive(fd, s.input, 1) { return true }
+    return false
   }
 
   func takeIdle(instance: Int32) -> Int32? {

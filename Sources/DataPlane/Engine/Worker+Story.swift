@@ -74,7 +74,7 @@ extension Worker {
     switch fault {
     case .connectFailed: s.labels.add(.connectFailures, instance: row)
     case .connectTimeout: s.labels.add(.connectTimeouts, instance: row)
-    case .closed:
+    case .closed, .brokenHead:
       s.labels.add(s.slab[fd].machine.responseHasStarted ? .cutBodies : .earlyCloses, instance: row)
     case .reset: s.labels.add(.resets, instance: row)
     case .firstByteTimeout: s.labels.add(.firstByteTimeouts, instance: row)

@@ -41,6 +41,24 @@ extension Span where Element == UInt8 {
     return true
   }
 
+  /// Whether the bytes of a slice are this field name in lower case, ignoring case and taking `_` for `-`.
+  func isName(_ slice: Slice, _ text: StaticString) -> Bool {
+    Int(slice.count) == text.utf8CodeUnitCount && namePrefix(slice, text)
+  }
+
+  /// The same for the begin of a name, which must be that long.
+  func namePrefix(_ slice: Slice, _ text: StaticString) -> Bool {
+    text.withUTF8Buffer { bytes in
+      for index in 0..<bytes.count {
+        let byte = self[slice.lower + index]
+        guard unsafe (byte == UInt8(ascii: "_") ? UInt8(ascii: "-") : lowercase(byte)) == bytes[index] else {
+          return false
+        }
+      }
+      return true
+    }
+  }
+
   func hasPrefix(_ slice: Slice, _ text: StaticString) -> Bool {
     guard Int(slice.count) >= text.utf8CodeUnitCount else { return false }
     return text.withUTF8Buffer { bytes in

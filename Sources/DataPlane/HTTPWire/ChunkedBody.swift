@@ -10,6 +10,7 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
   /// Bytes of the current chunk, extension or trailer section so far or still to come.
   var digits: UInt8 = 0
   var small: UInt16 = 0
+  /// Of a chunk: bytes of its data still to come. In a trailer's name: a hash of the name so far.
   var remaining: UInt64 = 0
 
   package init() {}
@@ -36,13 +37,13 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
       let byte = bytes[index]
       switch position {
       case .sizeStart:
-        guard hexadecimal(byte) != nil else { return .failed(.badChunkSize) }
+        guard hexadecimalDigit(byte) != nil else { return .failed(.badChunkSize) }
         position = .size
         remaining = 0
         digits = 0
         continue
       case .size:
-        if let digit = hexadecimal(byte) {
+        if let digit = hexadecimalDigit(byte) {
           digits += 1
           guard digits <= 15 else { return .failed(.badChunkSize) }
           remaining = remaining << 4 | UInt64(digit)
@@ -86,6 +87,7 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
           guard isTokenCharacter(byte) else { return .failed(.badTrailer) }
           small += 1
           digits = 0  // counts nothing here: 0 = inside the name, 1 = after the colon
+          remaining = Self.add(byte, to: Self.nameHash)
           position = .trailer
         }
       case .trailer:
@@ -93,9 +95,11 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
         guard Int(small) <= HTTPLimits.trailerBytes else { return .failed(.trailerTooLarge) }
         if digits == 0 {
           if byte == UInt8(ascii: ":") {
+            guard !Self.mayNotTrail(remaining) else { return .failed(.badTrailer) }
             digits = 1
           } else {
             guard isTokenCharacter(byte) else { return .failed(.badTrailer) }
+            remaining = Self.add(byte, to: remaining)
           }
         } else if byte == 0x0D {
           position = .trailerLF
@@ -116,12 +120,34 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
     return .more
   }
 
-  private func hexadecimal(_ byte: UInt8) -> UInt8? {
-    switch byte {
-    case 0x30...0x39: byte - 0x30
-    case 0x41...0x46: byte - 0x41 + 10
-    case 0x61...0x66: byte - 0x61 + 10
-    default: nil
+  // MARK: Names that may not trail
+
+  /// Fields that frame or route a message must stand in its header (RFC 9110 §6.5.1): a server that merges trailers
+  /// into the header would believe them. A name is known by its FNV-1a hash, because its bytes may have passed already.
+  private static func mayNotTrail(_ hash: UInt64) -> Bool {
+    switch hash {
+    case 0xC7F5_97EA_639B_1B59: true  // connection
+    case 0x2D69_A1E6_EE91_6E7D: true  // content-length
+    case 0xDFE9_32C2_A3FA_588B: true  // forwarded
+    case 0x4077_F8CC_7EAF_4D6F: true  // host
+    case 0x47B6_1074_EA27_35D5: true  // http2-settings
+    case 0x9B91_2FCF_8DA6_9BE0: true  // keep-alive
+    case 0x5BC2_B1FC_8570_C386: true  // proxy-connection
+    case 0x08C8_3307_B56A_B672: true  // te
+    case 0xDAC5_827C_E61E_8E00: true  // trailer
+    case 0x8640_BD73_5E9D_802C: true  // transfer-encoding
+    case 0x7F7D_77D7_C2A0_3DB7: true  // upgrade
+    case 0x9093_1636_2464_0828: true  // x-forwarded-for
+    case 0xB05C_1BCF_BB65_B387: true  // x-forwarded-host
+    case 0xF86F_AEA5_DA3D_2459: true  // x-forwarded-proto
+    case 0x6E08_5FE4_6E59_36A0: true  // x-real-ip
+    default: false
     }
+  }
+
+  private static let nameHash: UInt64 = 0xCBF2_9CE4_8422_2325
+
+  @inline(__always) private static func add(_ byte: UInt8, to hash: UInt64) -> UInt64 {
+    (hash ^ UInt64(byte == UInt8(ascii: "_") ? UInt8(ascii: "-") : lowercase(byte))) &* 0x100_0000_01B3
   }
 }

@@ -18,12 +18,13 @@ package struct HTTPLimits: Sendable {
 
 /// Why a message is refused. The text says what the peer must change; ``status`` is the answer to a request.
 package enum HTTPError: UInt8, Error, Sendable, CaseIterable, BitwiseCopyable {
-  case notHTTP, tlsOnPlainPort, badMethod, badTarget, badVersion, unsupportedVersion, bareLineFeed, bareCarriageReturn
-  case badFieldName, whitespaceBeforeColon, foldedField, badFieldValue
+  case notHTTP, tlsOnPlainPort, badMethod, badTarget, dotSegment, badVersion, unsupportedVersion, bareLineFeed,
+    bareCarriageReturn
+  case badFieldName, ambiguousFieldName, whitespaceBeforeColon, foldedField, badFieldValue
   case lineTooLong, headTooLarge, tooManyFields
   case missingHost, duplicateHost, badHost
   case badContentLength, duplicateContentLength, lengthAndTransferEncoding, badTransferEncoding, transferEncodingIn10
-  case connectMethod, unsupportedExpectation, badUpgrade
+  case connectMethod, traceMethod, unsupportedExpectation, badUpgrade
   case badChunkSize, badChunk, chunkExtensionTooLong, badTrailer, trailerTooLarge
   case badStatusLine
 
@@ -33,9 +34,8 @@ package enum HTTPError: UInt8, Error, Sendable, CaseIterable, BitwiseCopyable {
     case .lineTooLong: 414
     case .headTooLarge, .tooManyFields: 431
     case .unsupportedVersion: 505
-    case .connectMethod: 405
     case .unsupportedExpectation: 417
-    case .badTransferEncoding: 501
+    case .badTransferEncoding, .connectMethod, .traceMethod: 501
     default: 400
     }
   }
@@ -47,11 +47,13 @@ package enum HTTPError: UInt8, Error, Sendable, CaseIterable, BitwiseCopyable {
       "This is the plain port and a TLS handshake came in. Use http:// or ws:// here, or the TLS port."
     case .badMethod: "The method is not a token of RFC 9110 section 5.6.2."
     case .badTarget: "The request target is malformed. Percent-encode everything outside visible ASCII."
+    case .dotSegment: "The path holds a segment . or .., which must be resolved before the request is sent."
     case .badVersion: "The request line must end with HTTP/1.1 or HTTP/1.0."
     case .unsupportedVersion: "Only HTTP/1.1 and HTTP/1.0 are spoken here."
     case .bareLineFeed: "A line ends with LF alone. Lines end with CR LF."
     case .bareCarriageReturn: "A CR stands without LF. Lines end with CR LF."
     case .badFieldName: "A header field name is empty or not a token."
+    case .ambiguousFieldName: "A header field name has _ where a field of the proxy has -; some servers mix them up."
     case .whitespaceBeforeColon: "White space stands between a header field name and its colon."
     case .foldedField: "A header field is folded over several lines. Send it on one line."
     case .badFieldValue: "A header field value holds a control character."
@@ -67,12 +69,13 @@ package enum HTTPError: UInt8, Error, Sendable, CaseIterable, BitwiseCopyable {
     case .badTransferEncoding: "The only transfer coding taken is chunked, once."
     case .transferEncodingIn10: "HTTP/1.0 has no Transfer-Encoding."
     case .connectMethod: "CONNECT is not offered. WebSocket tunnels begin with GET and Upgrade."
+    case .traceMethod: "TRACE is not offered."
     case .unsupportedExpectation: "The only expectation taken is 100-continue."
     case .badUpgrade: "A WebSocket upgrade is a GET of HTTP/1.1 without a body."
     case .badChunkSize: "A chunk size is not a hexadecimal number of at most 15 digits."
     case .badChunk: "A chunk does not end with CR LF."
     case .chunkExtensionTooLong: "A chunk extension is too long or holds a control character."
-    case .badTrailer: "A trailer field is malformed."
+    case .badTrailer: "A trailer field is malformed, or names what must stand in the header."
     case .trailerTooLarge: "The trailer section is too large."
     case .badStatusLine: "The status line is malformed."
     }

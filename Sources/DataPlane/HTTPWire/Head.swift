@@ -19,7 +19,8 @@ package struct Slice: Sendable, Equatable, BitwiseCopyable {
 /// The fields that the proxy itself acts on.
 package enum FieldName: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   case other
-  case authorization, connection, contentLength, cookie, expect, forwarded, host, http2Settings, keepAlive, origin
+  case authorization, connection, contentLength, cookie, date, expect, forwarded, host, http2Settings, keepAlive
+  case maxForwards, origin
   case proxyConnection, te, trailer, transferEncoding, upgrade, via
   case xForwardedFor, xForwardedHost, xForwardedProto, xRealIP, xRequestID
   /// Any other name that begins with `X-Forwarded-`.
@@ -95,6 +96,8 @@ package struct Head: ~Copyable {
   package var isGet = false
   /// OPTIONS without a path: of the server as such.
   package var isOptionsOfServer = false
+  /// Max-Forwards of an OPTIONS request (RFC 9110 §7.6.2): at 0 the proxy itself has to answer.
+  package var maxForwards: Int?
 
   // Start line of a response.
   package var status = 0
@@ -124,6 +127,7 @@ package struct Head: ~Copyable {
     isHead = false
     isGet = false
     isOptionsOfServer = false
+    maxForwards = nil
     status = 0
     reason = .empty
     minorVersion = 1

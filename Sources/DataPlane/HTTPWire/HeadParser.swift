@@ -44,10 +44,18 @@ package struct HeadParser: Sendable {
           if let error = conclude(kind, facts, bytes, &head) { return .failed(error) }
           return .complete
         }
-        if let error = field(bytes, position, end, &head, &facts) { return .failed(error) }
+        if let error = field(kind, bytes, position, end, &head, &facts) { return .failed(error) }
         position = end + 2
       }
     }
+  }
+
+  /// Whether a head that needed more with the first `looked` of the bytes can be anything else with all of them.
+  /// Without a line's end or a limit among the new ones it cannot, so a head in many pieces is not parsed for each.
+  package func goesOn(_ bytes: Span<UInt8>, from looked: Int) -> Bool {
+    if bytes.count >= limits.headBytes || (looked < limits.lineBytes && bytes.count >= limits.lineBytes) { return true }
+    for index in looked..<bytes.count where bytes[index] == 0x0A { return true }
+    return false
   }
 
   /// Names what obviously is no request, so that nobody waits for the rest of it.
@@ -92,13 +100,17 @@ package struct HeadParser: Sendable {
     let target = position + 1
     position = target
     while position < end, isVisible(bytes[position]) { position += 1 }
-    guard position > target, position < end, bytes[position] == 0x20 else { return .badTarget }
+    // A line that ends with the target is HTTP/0.9.
+    if position > target, position == end { return .badVersion }
+    guard position > target, bytes[position] == 0x20 else { return .badTarget }
     head.target = Slice(target, position - target)
     if let error = version(bytes, position + 1, end, &head) { return error }
     // Methods are case-sensitive (RFC 9110 §9.1): an instance answers `head` with a body, so it must not pass for HEAD.
     head.isGet = bytes.isExactly(head.method, "GET")
     head.isHead = bytes.isExactly(head.method, "HEAD")
     if bytes.equals(head.method, "connect") { return .connectMethod }
+    // It would show everything that is added on the way, cookies and credentials among it, to whoever can read answers.
+    if bytes.equals(head.method, "trace") { return .traceMethod }
     return splitTarget(bytes, &head)
   }
 
@@ -142,12 +154,35 @@ package struct HeadParser: Sendable {
     var query = start
     while query < end, bytes[query] != UInt8(ascii: "?") {
       if bytes[query] == UInt8(ascii: "#") { return .badTarget }
+      if bytes[query] == UInt8(ascii: "/"), isDotSegment(bytes, query + 1, end) { return .dotSegment }
       query += 1
     }
     head.path = Slice(start, query - start)
     head.query = Slice(query, end - query)
     if start == end { head.isOptionsOfServer = bytes.isExactly(head.method, "OPTIONS") }
     return nil
+  }
+
+  /// Whether the segment is `.` or `..`, percent-encoded or not: an instance that resolves it would see another path
+  /// than the one that the route was chosen by.
+  @inline(__always) private func isDotSegment(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) -> Bool {
+    guard start < end, bytes[start] == UInt8(ascii: ".") || bytes[start] == UInt8(ascii: "%") else { return false }
+    var position = start
+    var dots = 0
+    while position < end, dots < 3 {
+      if bytes[position] == UInt8(ascii: ".") {
+        position += 1
+      } else if position + 2 < end, bytes[position] == UInt8(ascii: "%"), bytes[position + 1] == UInt8(ascii: "2"),
+        lowercase(bytes[position + 2]) == UInt8(ascii: "e")
+      {
+        position += 3
+      } else {
+        break
+      }
+      dots += 1
+    }
+    guard dots == 1 || dots == 2 else { return false }
+    return position == end || bytes[position] == UInt8(ascii: "/") || bytes[position] == UInt8(ascii: "?")
   }
 
   private func statusLine(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {
@@ -179,7 +214,7 @@ package struct HeadParser: Sendable {
 
   @inline(__always)
   private func field(
-    _ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head, _ facts: inout FramingFacts
+    _ kind: MessageKind, _ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head, _ facts: inout FramingFacts
   ) -> HTTPError? {
     var position = start
     while position < end, isTokenCharacter(bytes[position]) { position += 1 }
@@ -196,16 +231,33 @@ package struct HeadParser: Sendable {
     head.fields[head.fieldCount] = Field(name: name, value: value, line: Slice(start, end + 2 - start), known: known)
     head.fieldCount += 1
     if known == .other { return nil }
+    if hasUnderscore(bytes, name) {
+      // `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in servers with CGI's names.
+      if kind == .request { return .ambiguousFieldName }
+      head.fields[head.fieldCount - 1].known = .other
+      return nil
+    }
     head.names.insert(known)
     return note(known, bytes, value, &head, &facts)
   }
 
-  /// Names are told apart by length first, so that nearly every unknown one costs a jump and a comparison.
+  private func hasUnderscore(_ bytes: Span<UInt8>, _ name: Slice) -> Bool {
+    for index in name.lower..<name.upper where bytes[index] == UInt8(ascii: "_") { return true }
+    return false
+  }
+
+  /// Names are told apart by length first, so that nearly every unknown one costs a jump and a comparison. An
+  /// underscore passes for a hyphen here.
   @inline(__always) private func identify(_ bytes: Span<UInt8>, _ name: Slice) -> FieldName {
     switch name.count {
     case 2: bytes.equals(name, "te") ? .te : .other
     case 3: bytes.equals(name, "via") ? .via : .other
-    case 4: bytes.equals(name, "host") ? .host : .other
+    case 4:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "d"): bytes.equals(name, "date") ? .date : .other
+      case UInt8(ascii: "h"): bytes.equals(name, "host") ? .host : .other
+      default: .other
+      }
     case 6:
       switch lowercase(bytes[name.lower]) {
       case UInt8(ascii: "c"): bytes.equals(name, "cookie") ? .cookie : .other
@@ -222,36 +274,41 @@ package struct HeadParser: Sendable {
     case 9:
       switch lowercase(bytes[name.lower]) {
       case UInt8(ascii: "f"): bytes.equals(name, "forwarded") ? .forwarded : .other
-      case UInt8(ascii: "x"): bytes.equals(name, "x-real-ip") ? .xRealIP : .other
+      case UInt8(ascii: "x"): bytes.isName(name, "x-real-ip") ? .xRealIP : .other
       default: .other
       }
     case 10:
       switch lowercase(bytes[name.lower]) {
       case UInt8(ascii: "c"): bytes.equals(name, "connection") ? .connection : .other
-      case UInt8(ascii: "k"): bytes.equals(name, "keep-alive") ? .keepAlive : .other
+      case UInt8(ascii: "k"): bytes.isName(name, "keep-alive") ? .keepAlive : .other
       default: .other
       }
-    case 12: bytes.equals(name, "x-request-id") ? .xRequestID : .other
+    case 12:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "m"): bytes.isName(name, "max-forwards") ? .maxForwards : .other
+      case UInt8(ascii: "x"): bytes.isName(name, "x-request-id") ? .xRequestID : .other
+      default: .other
+      }
     case 13: bytes.equals(name, "authorization") ? .authorization : .other
     case 14:
       switch lowercase(bytes[name.lower]) {
-      case UInt8(ascii: "c"): bytes.equals(name, "content-length") ? .contentLength : .other
-      case UInt8(ascii: "h"): bytes.equals(name, "http2-settings") ? .http2Settings : .other
-      case UInt8(ascii: "x"): bytes.hasPrefix(name, "x-forwarded-") ? .xForwardedOther : .other
+      case UInt8(ascii: "c"): bytes.isName(name, "content-length") ? .contentLength : .other
+      case UInt8(ascii: "h"): bytes.isName(name, "http2-settings") ? .http2Settings : .other
+      case UInt8(ascii: "x"): bytes.namePrefix(name, "x-forwarded-") ? .xForwardedOther : .other
       default: .other
       }
-    case 16 where bytes.equals(name, "proxy-connection"): .proxyConnection
-    case 17 where bytes.equals(name, "transfer-encoding"): .transferEncoding
-    case 15...: bytes.hasPrefix(name, "x-forwarded-") ? forwardedName(bytes, name) : .other
+    case 16 where bytes.isName(name, "proxy-connection"): .proxyConnection
+    case 17 where bytes.isName(name, "transfer-encoding"): .transferEncoding
+    case 15...: bytes.namePrefix(name, "x-forwarded-") ? forwardedName(bytes, name) : .other
     default: .other
     }
   }
 
   private func forwardedName(_ bytes: Span<UInt8>, _ name: Slice) -> FieldName {
     switch name.count {
-    case 15 where bytes.equals(name, "x-forwarded-for"): .xForwardedFor
-    case 16 where bytes.equals(name, "x-forwarded-host"): .xForwardedHost
-    case 17 where bytes.equals(name, "x-forwarded-proto"): .xForwardedProto
+    case 15 where bytes.isName(name, "x-forwarded-for"): .xForwardedFor
+    case 16 where bytes.isName(name, "x-forwarded-host"): .xForwardedHost
+    case 17 where bytes.isName(name, "x-forwarded-proto"): .xForwardedProto
     default: .xForwardedOther
     }
   }
@@ -298,6 +355,11 @@ package struct HeadParser: Sendable {
     case .expect:
       guard bytes.equals(value, "100-continue") else { return .unsupportedExpectation }
       head.expectsContinue = true
+    case .maxForwards:
+      // Of no meaning for other methods (RFC 9110 §7.6.2).
+      guard bytes.isExactly(head.method, "OPTIONS") else { break }
+      guard head.maxForwards == nil, let count = decimal(bytes, value) else { return .badFieldValue }
+      head.maxForwards = Int(count)
     default: break
     }
     return nil
@@ -337,7 +399,7 @@ package struct HeadParser: Sendable {
       || byte == UInt8(ascii: ".")
   }
 
-  /// unreserved and sub-delims of RFC 3986, without percent-encoding, which no DNS name has.
+  /// unreserved of RFC 3986: no DNS name has sub-delims or percent-encoding.
   private func isNameCharacter(_ byte: UInt8) -> Bool {
     isDigit(byte) || lowercase(byte) &- 0x61 < 26 || byte == UInt8(ascii: "-") || byte == UInt8(ascii: ".")
       || byte == UInt8(ascii: "_") || byte == UInt8(ascii: "~")

@@ -63,7 +63,13 @@ extension Head {
     dropped.formUnion(replacedFields(changes.forwarding))
     let writesID = !requestID.isEmpty && self.requestID(bytes, forwarding: changes.forwarding) == nil
     if writesID { dropped.insert(.xRequestID) }
+    if maxForwards != nil { dropped.insert(.maxForwards) }
     writeFields(bytes, without: dropped, removed: removed, &writer, &out)
+    if let maxForwards {
+      writer.append("Max-Forwards: ", &out)
+      writer.append(decimal: max(maxForwards - 1, 0), &out)
+      writer.append("\r\n", &out)
+    }
     writeForwarding(bytes, changes.forwarding, client: client, removed: removed, &writer, &out)
     if writesID, !HeaderLines.names(removed, "x-request-id") {
       writer.append("X-Request-ID: ", &out)
@@ -104,23 +110,14 @@ extension Head {
   }
 
   /// Writes this response for the client.
-  package borrowing func writeResponse(
-    _ bytes: Span<UInt8>, closes: Bool, toVersion10: Bool, into out: inout MutableSpan<UInt8>
-  ) -> Int? {
-    var changes = ResponseChanges()
-    changes.closes = closes
-    changes.toVersion10 = toVersion10
-    return writeResponse(bytes, changes: changes, into: &out)
-  }
-
-  /// Writes this response for the client.
   /// - Parameters:
+  ///   - date: the time of a response that brought none (RFC 9110 §6.6.1), see ``HTTPDate``; empty = none is added.
   ///   - setCookie: the value of a Set-Cookie field that comes; empty = none.
   ///   - removed, added: as for requests. Interim responses (1xx but 101) pass without them and without the cookie.
   /// - Returns: bytes written, or nil when `out` is too small.
   package borrowing func writeResponse(
-    _ bytes: Span<UInt8>, changes: ResponseChanges, setCookie: Span<UInt8> = Span(), removed: Span<UInt8> = Span(),
-    added: Span<UInt8> = Span(), into out: inout MutableSpan<UInt8>
+    _ bytes: Span<UInt8>, changes: ResponseChanges, date: Span<UInt8> = Span(), setCookie: Span<UInt8> = Span(),
+    removed: Span<UInt8> = Span(), added: Span<UInt8> = Span(), into out: inout MutableSpan<UInt8>
   ) -> Int? {
     var writer = ByteWriter()
     let isInterim = status < 200 && status != 101
@@ -137,6 +134,11 @@ extension Head {
     if changes.via { dropped.insert(.via) }
     writeFields(bytes, without: dropped, removed: isInterim ? Span() : removed, &writer, &out)
     if changes.via { writeVia(bytes, &writer, &out) }
+    if status >= 200, !date.isEmpty, !names.contains(.date) {
+      writer.append("Date: ", &out)
+      writer.append(date, &out)
+      writer.append("\r\n", &out)
+    }
     if !isInterim {
       if !setCookie.isEmpty {
         writer.append("Set-Cookie: ", &out)

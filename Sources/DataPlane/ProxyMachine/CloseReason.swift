@@ -7,7 +7,8 @@ package enum CloseReason: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   case clientAborted, clientReset, badRequest
   case headTimeout, bodyTimeout, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout
   // The instance's doing.
-  case connectFailed, connectTimeout, instanceClosedEarly, instanceReset, badResponse, firstByteTimeout, cutBody
+  case connectFailed, connectTimeout, instanceClosedEarly, instanceReset, badResponse
+  case firstByteTimeout, cutBody, instanceStalled
   // Ours.
   case noRoute, refused, sessionEnded, tunnelIdle, drained, drainDeadline, overloaded, internalError
 

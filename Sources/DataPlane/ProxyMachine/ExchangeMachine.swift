@@ -47,8 +47,10 @@ package struct ResponseFacts: Sendable, Equatable, BitwiseCopyable {
 /// Why an instance could not be used for a request.
 package enum InstanceFault: Sendable, Equatable, BitwiseCopyable {
   case connectFailed, connectTimeout
-  /// It closed or reset the connection; `answered`: part of a response was there.
+  /// It closed or reset the connection without a byte of the final response.
   case closed, reset
+  /// It closed or reset the connection inside the response's head: it has seen the request.
+  case brokenHead
   case firstByteTimeout, badResponse
 }
 
@@ -75,6 +77,10 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   private var requestDone = false
   private var responseStarted = false
   private var responseDone = false
+  /// An interim response came: the instance has seen the request.
+  private var interimSeen = false
+  /// The client was told that its connection ends.
+  private var toldClose = false
   private var instanceKeepsAlive = false
   /// The connection to the instance was used before: the instance may close it at the very moment of sending.
   private var reused = false
@@ -103,6 +109,8 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     requestDone = !facts.hasBody
     responseStarted = false
     responseDone = false
+    interimSeen = false
+    toldClose = false
     instanceKeepsAlive = false
     bodySent = false
     instanceEnded = false
@@ -149,6 +157,8 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   package enum ResponseAction: Sendable, Equatable {
     /// 1xx: relay the head, another one follows.
     case relayInterim
+    /// 1xx that the client would not understand: skip the head, another one follows.
+    case dropInterim
     /// Relay the head and then the body by this framing. `closes`: tell the client that its connection ends.
     case relay(BodyFraming, closes: Bool)
     /// 101: relay the head, then bytes pass both ways as they are.
@@ -164,16 +174,23 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
       phase = .tunneling
       return .tunnel
     }
-    if facts.status < 200 { return .relayInterim }
+    if facts.status < 200 {
+      interimSeen = true
+      return request.isVersion10 ? .dropInterim : .relayInterim
+    }
+    let framing = request.isHead ? BodyFraming.none : facts.framing
+    // An HTTP/1.0 client cannot read the chunked coding, which its instance was not to use (RFC 9112 §6.1).
+    if request.isVersion10, framing == .chunked { return .fail(fault(.badResponse)) }
     responseStarted = true
     instanceKeepsAlive = facts.keepsAlive && facts.framing != .untilClose && !request.upgrades
-    let framing = request.isHead ? BodyFraming.none : facts.framing
-    return .relay(framing, closes: closesAfterResponse(framing))
+    toldClose = closesAfterResponse(framing)
+    return .relay(framing, closes: toldClose)
   }
 
   /// Whether the client's connection cannot go on after this response.
   private func closesAfterResponse(_ framing: BodyFraming) -> Bool {
-    !request.keepsAlive || draining || framing == .untilClose || request.upgrades || !requestDone || clientEnded
+    toldClose || !request.keepsAlive || draining || framing == .untilClose || request.upgrades || !requestDone
+      || clientEnded
   }
 
   /// The response's body has been read and forwarded in full.
@@ -189,8 +206,14 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
       phase = .finishing
       return .finish(draining ? .drained : .responseComplete, reuseInstance: reuse)
     }
-    phase = .readingHead
+    readNextHead()
     return .nextRequest(reuseInstance: reuse)
+  }
+
+  /// What was known of the last request says nothing of the next one, which may be refused before it is known.
+  private mutating func readNextHead() {
+    phase = .readingHead
+    request = RequestFacts()
   }
 
   // MARK: Faults
@@ -204,20 +227,20 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     case cut(CloseReason)
   }
 
-  /// The instance failed this request.
-  package mutating func fault(_ fault: InstanceFault) -> FaultAction {
+  /// The instance failed this request. `budgetAllows`: the route has not used up what it may spend on further attempts.
+  package mutating func fault(_ fault: InstanceFault, budgetAllows: Bool = true) -> FaultAction {
     if responseStarted {
       phase = .closed
-      return .cut(fault == .reset ? .instanceReset : .cutBody)
+      return .cut(fault == .reset ? .instanceReset : fault == .badResponse ? .badResponse : .cutBody)
     }
-    if mayRetry(after: fault) {
+    if mayRetry(after: fault), budgetAllows {
       phase = .connecting
       return .retry
     }
     switch fault {
     case .connectFailed: return .answer(status: 502, .connectFailed)
     case .connectTimeout: return .answer(status: 504, .connectTimeout)
-    case .closed: return .answer(status: 502, .instanceClosedEarly)
+    case .closed, .brokenHead: return .answer(status: 502, .instanceClosedEarly)
     case .reset: return .answer(status: 502, .instanceReset)
     case .firstByteTimeout: return .answer(status: 504, .firstByteTimeout)
     case .badResponse: return .answer(status: 502, .badResponse)
@@ -231,8 +254,8 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
       return attempts < request.maximumAttempts
     case .closed, .reset:
       // A kept connection that ends without a byte was most likely closed before the request came (RFC 9112 §9.3.1).
-      return reused && !bodySent && request.isIdempotent && attempts < request.maximumAttempts
-    case .firstByteTimeout, .badResponse: return false
+      return reused && !bodySent && !interimSeen && request.isIdempotent && attempts < request.maximumAttempts
+    case .brokenHead, .firstByteTimeout, .badResponse: return false
     }
   }
 
@@ -245,7 +268,7 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
       phase = .finishing
       return .finish(draining ? .drained : .responseComplete, reuseInstance: false)
     }
-    phase = .readingHead
+    readNextHead()
     return .nextRequest(reuseInstance: false)
   }
 

@@ -1,4 +1,4 @@
-// The end of a chunked body is found wherever the pieces are cut, and what two readers could read differently is refused.
+// The end of a chunked body is found wherever it is cut, and what two readers could read differently is refused.
 import HTTPWire
 import Testing
 
@@ -20,7 +20,7 @@ import Testing
   }
 
   @Test(arguments: [
-    "0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "00A;name=\"v\"\r\n0123456789\r\n0;x\r\nTrailer: 1\r\nB: \t2\r\n\r\n",
+    "0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "00A;name=\"v\"\r\n0123456789\r\n0;x\r\nTrailing: 1\r\nB: \t2\r\n\r\n",
     "1\r\na\r\n1\r\n\r\r\n0\r\n\r\n",
   ]) func endsWhereverItIsCut(_ text: String) {
     let bytes = Array(text.utf8) + Array("GET /next".utf8)
@@ -38,7 +38,9 @@ import Testing
     ("1234567890123456\r\n", .badChunkSize), ("5\r\nhelloX\n", .badChunk), ("5\r\nhello\n", .badChunk),
     ("5\r\nhello\rX", .badChunk), ("5;a\u{0}\r\n", .chunkExtensionTooLong),
     ("5;" + String(repeating: "x", count: 257) + "\r\n", .chunkExtensionTooLong), ("0\r\n a: b\r\n\r\n", .badTrailer),
-    ("0\r\na b: c\r\n\r\n", .badTrailer), ("0\r\na: b\n\r\n", .badTrailer), ("0\r\n\rX", .badTrailer),
+    ("0\r\na b: c\r\n\r\n", .badTrailer), ("0\r\na: b\n\r\n", .badTrailer),
+    ("0\r\nContent-Length: 5\r\n\r\n", .badTrailer), ("0\r\na: b\r\ntransfer-encoding: x\r\n\r\n", .badTrailer),
+    ("0\r\nHost: a\r\n\r\n", .badTrailer), ("0\r\nX_Forwarded_For: a\r\n\r\n", .badTrailer), ("0\r\n\rX", .badTrailer),
     ("0\r\na: " + String(repeating: "x", count: 8_192) + "\r\n\r\n", .trailerTooLarge),
   ]) func refuses(_ text: String, _ error: HTTPError) {
     let bytes = Array(text.utf8)

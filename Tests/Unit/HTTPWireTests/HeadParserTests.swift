@@ -60,6 +60,60 @@ import Testing
     #expect(parse(.request, text) == expected)
   }
 
+  @Test(arguments: ["/.a", "/..a", "/...", "/a.", "/a..", "/a/.well-known/x", "/a?/../b", "/%2f..", "/%2e%", "/%2"])
+  func dotsInNamesAreNoDotSegments(_ path: String) {
+    #expect(parse(.request, "GET \(path) HTTP/1.1\r\nHost: a\r\n\r\n").result == .complete)
+  }
+
+  /// Methods have their case: an instance may answer `head` with a body.
+  @Test(arguments: [("GET", true, false), ("get", false, false), ("HEAD", false, true), ("Head", false, false)])
+  func methodsHaveTheirCase(_ method: String, _ isGet: Bool, _ isHead: Bool) {
+    let bytes = Array("\(method) / HTTP/1.1\r\nHost: a\r\n\r\n".utf8)
+    var head = Head()
+    #expect(HeadParser().parse(.request, bytes.span, into: &head) == .complete)
+    #expect(head.isGet == isGet)
+    #expect(head.isHead == isHead)
+  }
+
+  /// Whoever asks before parsing a head again misses nothing: what more bytes change is told as it would have been.
+  @Test func aHeadGoesOnWithItsLines() {
+    var limits = HTTPLimits()
+    limits.lineBytes = 40
+    limits.headBytes = 80
+    let parser = HeadParser(limits: limits)
+    let texts =
+      Self.accepted.map(\.0) + Self.refused.map(\.0) + [
+        "GET /" + String(repeating: "a", count: 60), "GET / HTTP/1.1\r\nA: " + String(repeating: "a", count: 90),
+      ]
+    for text in texts {
+      let bytes = Array(text.utf8)
+      var head = Head()
+      var looked = 0
+      for count in 1...bytes.count {
+        let piece = Array(bytes[..<count])
+        let result = parser.parse(.request, piece.span, into: &head)
+        if looked > 0, !parser.goesOn(piece.span, from: looked) {
+          // What a byte alone shows to be wrong may be told with the line's end.
+          guard case .failed = result else {
+            #expect(result == .needsMore, "\(text.debugDescription) after \(count) bytes")
+            continue
+          }
+          break
+        }
+        if result == .needsMore { looked = count } else { break }
+      }
+    }
+    let long = Array(("GET / HTTP/1.1\r\nA: " + String(repeating: "a", count: 90)).utf8)
+    func goesOn(_ count: Int, from looked: Int) -> Bool {
+      let piece = long.span.extracting(..<count)
+      return parser.goesOn(piece, from: looked)
+    }
+    #expect(!goesOn(79, from: 60))
+    #expect(goesOn(80, from: 79))
+    #expect(goesOn(40, from: 39))
+    #expect(goesOn(16, from: 15))
+  }
+
   /// A head cut anywhere is neither complete nor wrong: the rest of it may still come.
   @Test(arguments: accepted) func everySplitAsksForMore(_ text: String, _ expected: Parsed) {
     let bytes = Array(text.utf8)
@@ -74,7 +128,8 @@ import Testing
     ("\nGET / HTTP/1.1\r\n", .bareLineFeed),
     ("\rGET / HTTP/1.1\r\n", .bareCarriageReturn), ("GET/ HTTP/1.1\r\n", .badMethod),
     ("GET  / HTTP/1.1\r\n", .badTarget),
-    ("GET / HTTP/1.1 \r\n", .badVersion), ("GET /\r\n", .badTarget), ("GET / HTTP/2.0\r\n", .unsupportedVersion),
+    ("GET / HTTP/1.1 \r\n", .badVersion), ("GET /\r\n", .badVersion), ("GET \r\n", .badTarget),
+    ("GET / HTTP/2.0\r\n", .unsupportedVersion),
     ("GET / HTTP/1.2\r\n", .unsupportedVersion), ("GET / http/1.1\r\n", .badVersion),
     ("GET / HTTP/1.1\n", .bareLineFeed),
     ("GET /\u{7F} HTTP/1.1\r\n", .badFieldValue), ("GET /a#b HTTP/1.1\r\n", .badTarget),
@@ -82,6 +137,16 @@ import Testing
     ("GET a HTTP/1.1\r\n", .badTarget), ("GET ftp://a/ HTTP/1.1\r\n", .badTarget),
     ("GET http:///x HTTP/1.1\r\n", .badHost),
     ("GET * HTTP/1.1\r\n", .badTarget), ("CONNECT a:80 HTTP/1.1\r\n", .connectMethod),
+    ("TRACE / HTTP/1.1\r\n", .traceMethod), ("trace / HTTP/1.1\r\n", .traceMethod),
+    ("GET /a/../b HTTP/1.1\r\n", .dotSegment), ("GET /.. HTTP/1.1\r\n", .dotSegment),
+    ("GET /./a HTTP/1.1\r\n", .dotSegment), ("GET /a/%2E%2e HTTP/1.1\r\n", .dotSegment),
+    ("GET /a/.%2e/b HTTP/1.1\r\n", .dotSegment), ("GET /a/%2e?x HTTP/1.1\r\n", .dotSegment),
+    ("GET http://a/../b HTTP/1.1\r\n", .dotSegment),
+    ("GET / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n", .ambiguousFieldName),
+    ("GET / HTTP/1.1\r\nX_Forwarded-For: 1\r\n", .ambiguousFieldName),
+    ("GET / HTTP/1.1\r\nx_forwarded_port: 1\r\n", .ambiguousFieldName),
+    ("OPTIONS / HTTP/1.1\r\nMax-Forwards: x\r\n", .badFieldValue),
+    ("OPTIONS / HTTP/1.1\r\nMax-Forwards: 1\r\nMax-Forwards: 1\r\n", .badFieldValue),
     ("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", .foldedField),
     ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", .whitespaceBeforeColon),
     ("GET / HTTP/1.1\r\n: a\r\n\r\n", .badFieldName), ("GET / HTTP/1.1\r\nHost\r\n\r\n", .badFieldName),
@@ -157,6 +222,7 @@ import Testing
       "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", .complete, 101, .none,
       true
     ),
+    ("HTTP/1.1 200 OK\r\nContent_Length: 3\r\nContent-Length: 4\r\n\r\n", .complete, 200, .length(4), true),
     ("HTTP/1.1 099 Low\r\n\r\n", .failed(.badStatusLine), 0, .none, true),
     ("HTTP/1.1 2000 OK\r\n\r\n", .failed(.badStatusLine), 0, .none, true),
     (

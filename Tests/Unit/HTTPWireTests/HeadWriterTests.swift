@@ -80,13 +80,55 @@ import Testing
       #expect(HeadParser().parse(.response, bytes.span, into: &head) == .complete)
       var output = [UInt8](repeating: 0, count: 512)
       var span = output.mutableSpan
-      let count = head.writeResponse(bytes.span, closes: closes, toVersion10: toVersion10, into: &span) ?? 0
+      var changes = ResponseChanges()
+      changes.closes = closes
+      changes.toVersion10 = toVersion10
+      let count = head.writeResponse(bytes.span, changes: changes, into: &span) ?? 0
       return String(decoding: output[..<count], as: UTF8.self)
     }
     let start = "HTTP/1.1 404 Nope\r\nContent-Length: 0\r\n"
     #expect(write(closes: false, toVersion10: false) == start + "\r\n")
     #expect(write(closes: true, toVersion10: false) == start + "Connection: close\r\n\r\n")
     #expect(write(closes: false, toVersion10: true) == start + "Connection: keep-alive\r\n\r\n")
+  }
+
+  @Test(arguments: [("5", "4"), ("1", "0"), ("0", "0"), ("0010", "9")])
+  func maxForwardsCountsDown(_ before: String, _ after: String) {
+    let start = "OPTIONS /x HTTP/1.1\r\nHost: h\r\n"
+    #expect(
+      forward(start + "Max-Forwards: \(before)\r\nA: b\r\n\r\n") == start + "A: b\r\nMax-Forwards: \(after)\r\n\r\n")
+    let other = "GET /x HTTP/1.1\r\nHost: h\r\nMax-Forwards: \(before)\r\n\r\n"
+    #expect(forward(other) == other)
+  }
+
+  @Test func responsesWithoutADateGetOne() {
+    let date = Array("Sun, 06 Nov 1994 08:49:37 GMT".utf8)
+    func write(_ text: String) -> String {
+      let bytes = Array(text.utf8)
+      var head = Head()
+      #expect(HeadParser().parse(.response, bytes.span, into: &head) == .complete)
+      var output = [UInt8](repeating: 0, count: 512)
+      var span = output.mutableSpan
+      let count = head.writeResponse(bytes.span, changes: ResponseChanges(), date: date.span, into: &span) ?? 0
+      return String(decoding: output[..<count], as: UTF8.self)
+    }
+    let line = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    #expect(write("HTTP/1.1 304 N\r\nA: b\r\n\r\n") == "HTTP/1.1 304 N\r\nA: b\r\n\(line)\r\n")
+    let own = "HTTP/1.1 304 N\r\ndate: now\r\n\r\n"
+    #expect(write(own) == own)
+    let interim = "HTTP/1.1 103 E\r\n\r\n"
+    #expect(write(interim) == interim)
+  }
+
+  @Test(arguments: [
+    (0, "Thu, 01 Jan 1970 00:00:00 GMT"), (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+    (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"), (1_709_251_199, "Thu, 29 Feb 2024 23:59:59 GMT"),
+    (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"), (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
+  ]) func dates(_ seconds: Int, _ expected: String) {
+    var output = [UInt8](repeating: 0, count: HTTPDate.byteCount)
+    var span = output.mutableSpan
+    #expect(HTTPDate.write(secondsSince1970: seconds, into: &span) == HTTPDate.byteCount)
+    #expect(String(decoding: output, as: UTF8.self) == expected)
   }
 
   @Test func responsesWithoutABodySayNothingOfALength() {

@@ -68,6 +68,61 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
     ], .readingHead
   ),
   (
+    "an interim answer is nothing that HTTP/1.0 knows",
+    [
+      .request(RequestFacts(isVersion10: true), exclusive: false, becomes: .connect), .connected(reused: false),
+      .response(ResponseFacts(status: 103), becomes: .dropInterim),
+      .response(ok, becomes: .relay(.length(2), closes: false)),
+    ], .exchanging
+  ),
+  (
+    "the chunked coding is nothing that HTTP/1.0 knows",
+    [
+      .request(RequestFacts(isVersion10: true), exclusive: false, becomes: .connect), .connected(reused: false),
+      .response(
+        ResponseFacts(status: 200, framing: .chunked), becomes: .fail(.answer(status: 502, .badResponse))),
+      .answered(closes: true, .finish(.responseComplete, reuseInstance: false)),
+    ], .finishing
+  ),
+  (
+    "but HEAD has no body that could be coded",
+    [
+      .request(RequestFacts(isHead: true, isVersion10: true), exclusive: false, becomes: .connect),
+      .connected(reused: false),
+      .response(ResponseFacts(status: 200, framing: .chunked), becomes: .relay(.none, closes: false)),
+    ], .exchanging
+  ),
+  (
+    "an instance that has answered in part has seen the request: no retry",
+    [
+      .request(get, exclusive: false, becomes: .connect), .connected(reused: true),
+      .fault(.brokenHead, .answer(status: 502, .instanceClosedEarly)),
+    ], .exchanging
+  ),
+  (
+    "nor after an interim answer",
+    [
+      .request(get, exclusive: false, becomes: .connect), .connected(reused: true),
+      .response(ResponseFacts(status: 103), becomes: .relayInterim),
+      .fault(.closed, .answer(status: 502, .instanceClosedEarly)),
+    ], .exchanging
+  ),
+  (
+    "who was told that the connection ends sees it end, although its body came to an end meanwhile",
+    [
+      .request(post, exclusive: false, becomes: .connect), .connected(reused: false), .bodyForwarded,
+      .response(ok, becomes: .relay(.length(2), closes: true)), .requestEnd(.none),
+      .responseEnd(.length(2), .finish(.responseComplete, reuseInstance: true)),
+    ], .finishing
+  ),
+  (
+    "a bad response inside a body is named so",
+    [
+      .request(get, exclusive: false, becomes: .connect), .connected(reused: false),
+      .response(ok, becomes: .relay(.length(2), closes: false)), .fault(.badResponse, .cut(.badResponse)),
+    ], .closed
+  ),
+  (
     "an early answer ends the connection, the body is not read to its end",
     [
       .request(post, exclusive: false, becomes: .connect), .connected(reused: true), .bodyForwarded,
@@ -224,6 +279,26 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
       }
     }
     #expect(machine.phase == phase, "\(name): the end")
+  }
+
+  @Test func aRetryNeedsTheBudget() {
+    var machine = ExchangeMachine(isTLS: false)
+    _ = machine.requestRead(get, exclusive: false)
+    #expect(machine.fault(.connectFailed, budgetAllows: true) == .retry)
+    #expect(machine.fault(.connectFailed, budgetAllows: false) == .answer(status: 502, .connectFailed))
+  }
+
+  /// A request that is refused before it is known is not taken for one like the last.
+  @Test func nothingIsKeptOfTheLastRequest() {
+    var machine = ExchangeMachine(isTLS: false)
+    _ = machine.requestRead(RequestFacts(isHead: true, isVersion10: true), exclusive: false)
+    machine.connected(reused: false)
+    _ = machine.responseRead(ok)
+    #expect(machine.responseBodyEnded(framing: .none) == .nextRequest(reuseInstance: true))
+    #expect(!machine.isHead && !machine.isVersion10 && machine.requestIsDone)
+    _ = machine.requestRead(RequestFacts(isHead: true), exclusive: false)
+    #expect(machine.answeredLocally(closes: false) == .nextRequest(reuseInstance: false))
+    #expect(!machine.isHead)
   }
 
   @Test func handshakeComesFirst() {
