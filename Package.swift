@@ -127,6 +127,7 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Supervisor", ["Routing", "Runtimes"]),
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",

@@ -2,9 +2,6 @@
 import Glibc
 
 package enum Host {
-  /// Processors that are online; at least 1.
-  package static var processors: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
-
   /// Memory of the host, bytes; at least 1.
   package static var memoryBytes: Int { max(1, sysconf(Int32(_SC_PHYS_PAGES)) * sysconf(Int32(_SC_PAGESIZE))) }
 }
