@@ -195,8 +195,9 @@ import Testing
     let sick = AnsweringInstance { _ in
       isWell.value ? "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell" : "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
     }
+    let well = named(2)
     let engine = try engine(
-      [sick] + named(2),
+      [sick] + well,
       pool: pool(failures: 2, ejectedMilliseconds: 1)
     ) { _ in }
     let client = engine.connect()
