@@ -133,12 +133,13 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Supervisor", ["Routing", "Runtimes"]),
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
         "API", "Domain", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis",
-        "RouteFeed", "Routing",
+        "RouteFeed", "RouteFiles", "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
       path: "Tests/Integration", swiftSettings: strict),
