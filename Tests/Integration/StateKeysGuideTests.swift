@@ -25,6 +25,7 @@ import Testing
     try world.connection.run(Jobs(keys: world.keys).remember("<job>", pool: "chrome", instance: "<instance>"))
     // The supervisor's own.
     try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
+    try world.redis.command("HSET", world.keys.weights, "<instance>", "3")
 
     var here: Substring = #filePath[...]
     for _ in 0..<3 { here = here[..<(here.lastIndex(of: "/") ?? here.startIndex)] }

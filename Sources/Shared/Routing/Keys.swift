@@ -50,6 +50,8 @@ package struct Keys: Sendable, Equatable {
   package var leaderToken: String { prefix + "leader:token" }
   /// What operators asked of instances through any control plane, until the leader has done it.
   package var orders: String { prefix + "orders" }
+  /// The weights that operators gave to instances.
+  package var weights: String { prefix + "weights" }
 
   // What happened, and the doorbell.
   package var events: String { prefix + "events" }
