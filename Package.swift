@@ -125,6 +125,11 @@ let package = Package(
     .executableTarget(
       name: "balancing-benchmark", dependencies: ["Balancing"], path: "Tests/Benchmarks/Balancing",
       swiftSettings: strict),
+    .target(
+      name: "FuzzBodies", dependencies: ["HTTPWire", "ProxyMachine"], path: "Tests/Fuzz/Bodies", swiftSettings: strict),
+    .testTarget(
+      name: "FuzzReplayTests", dependencies: ["FuzzBodies", "TestSupport"], path: "Tests/Fuzz/Replay",
+      swiftSettings: strict),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
