@@ -247,6 +247,7 @@ struct WorkerConfiguration: Sendable {
         applyLoads()
       case .replicas(let count): s.replicas = count
       case .block(let block, let pool): s.poolStates[pool]?.lend(block)
+      case .job: break
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline): drain(deadline)
       }
