@@ -288,12 +288,48 @@ import Testing
     for _ in 0..<8 { #expect(try ask(client, "/v1/team") != owner) }
   }
 
+  @Test func anotherReplicasJobIsAskedFor() throws {
+    let job = job
+    let notices = Notices()
+    let instances = (0..<3).map { number in
+      AnsweringInstance { head in
+        let body = head.hasPrefix("POST ") ? "{\"id\":\"\(job)\"}" : "\(number)"
+        return "HTTP/1.1 200 OK\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)"
+      }
+    }
+    let first = try engine(instances, coordinator: notices) { $0.jobAffinity = true }
+    let other = try engine(instances, coordinator: notices) { $0.jobAffinity = true }
+    notices.inbox.withLock { $0 = other.engine.inboxes[0] }
+    _ = try ask(first.connect(), "/v2/batch/scrape", method: "POST")
+    let made = notices.all.withLock { $0 }
+    let owner = try #require((0..<3).first { instances[$0].requests == 1 })
+    #expect(made == [.job(id: job, pool: "web", instance: "web-\(owner)")])
+    let client = other.connect()
+    for _ in 0..<6 { #expect(try ask(client, "/v2/batch/scrape/\(job)") == "\(owner)") }
+    #expect(notices.asked.load(ordering: .relaxed) == 1)
+    // Nobody knows this one, and of that one nobody says anything: each goes somewhere.
+    #expect(Int(try ask(client, "/v1/crawl/00000000-0000-0000-0000-000000000001")) != nil)
+    notices.inbox.withLock { $0 = nil }
+    #expect(Int(try ask(client, "/v1/crawl/00000000-0000-0000-0000-000000000002")) != nil)
+  }
+
   // MARK: Over replicas
 
-  /// Remembers what it was told.
+  /// Remembers what it was told, and where jobs are.
   private final class Notices: Coordinator {
     let all = Mutex<[SlotNotice]>([])
-    func submit(_ request: SlotRequest) {}
+    let inbox = Mutex<Mailbox?>(nil)
+    let asked = Atomic<Int>(0)
+    func submit(_ request: SlotRequest) {
+      guard case .job(let id, _) = request.kind else { return }
+      asked.add(1, ordering: .relaxed)
+      let owners = all.withLock { $0 }.compactMap { notice in
+        if case .job(id, _, let instance) = notice { return instance }
+        return nil
+      }
+      let inbox = inbox.withLock { $0 }
+      inbox?.deliver(owners.first.map { .instance($0) } ?? JobOwner.unknown, ticket: request.ticket)
+    }
     func notify(_ notice: SlotNotice) { all.withLock { $0.append(notice) } }
   }
 

@@ -34,7 +34,7 @@ struct BodyState: BitwiseCopyable {
 /// What a deadline means when it passes.
 enum Wait: UInt8, BitwiseCopyable {
   case none, handshake, head, keepAlive, slot, goneWithoutSlot, connect, firstByte, body, tunnel, linger, flush,
-    instanceIdle
+    instanceIdle, job
 }
 
 struct Connection {

@@ -82,6 +82,8 @@ extension EngineLimits {
       LimitName(
         "gone-timeout", .duration, wait, \.goneMilliseconds, "for a slot after the client has ended its side"),
       LimitName(
+        "job-timeout", .duration, wait, \.jobMilliseconds, "for Redis to say where a job is that another replica saw"),
+      LimitName(
         "instance-idle-timeout", .duration, wait, \.instanceIdleMilliseconds, "a kept connection to an instance, unused"
       ),
       LimitName(

@@ -28,6 +28,8 @@ package struct EngineLimits: Sendable {
   /// For a slot after the client has ended its side: most such clients are gone and must not keep a place in a queue, but
   /// one that only says that its request is complete gets its answer when a slot is there at once.
   package var goneMilliseconds = 1_000
+  /// For the coordinator to say where a job is that another replica has seen; then any instance is tried.
+  package var jobMilliseconds = 250
 
   // Sizes, in bytes or counts.
   /// One read of a body or tunnel at its smallest and largest: it doubles while reads fill it and the target takes all.

@@ -184,6 +184,7 @@ extension Worker {
       case .tunnel: own(s.slab[fd].waits.tunnel, limits.tunnelIdleMilliseconds)
       case .linger: limits.lingerMilliseconds
       case .instanceIdle: limits.instanceIdleMilliseconds
+      case .job: limits.jobMilliseconds
       }
     if wait == .none {
       s.slab[fd].wait = .none
@@ -223,6 +224,10 @@ extension Worker {
       }
     case .keepAlive: closeClient(fd, .idleKeepAlive)
     case .slot: refuse(fd, .timedOut)
+    case .job:
+      let ticket = s.slab[fd].ticket
+      s.coordinator.notify(.cancel(ticket: ticket, worker: s.index))
+      jobAnswered(.unavailable, ticket: ticket)
     case .connect: instanceFailed(fd, .connectTimeout)
     case .firstByte: instanceFailed(fd, .firstByteTimeout)
     case .body:

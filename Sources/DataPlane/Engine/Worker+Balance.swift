@@ -93,7 +93,7 @@ extension Worker {
     if route.jobAffinity {
       let path = bytes.extracting(s.head.path.lower..<s.head.path.upper)
       switch JobPath(path) {
-      case .makes: s.slab[fd].makesJob = true
+      case .makes: s.slab[fd].makesJob = bytes.isExactly(s.head.method, "POST")
       case .names(let range):
         let job = JobKey(path.extracting(range))
         if let key = s.shared.jobs.instance(of: job), let place = instance(ofKey: key, pool) { return place }

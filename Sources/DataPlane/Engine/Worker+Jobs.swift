@@ -2,14 +2,17 @@
 import Balancing
 import HTTPWire
 import Posix
+import ProxyMachine
+import Routing
 
 /// What of an answer has been read.
 struct JobReading {
   var answer = JobAnswer()
   var chunks = ChunkedBody()
   let isChunked: Bool
-  /// Key of the instance that answers.
-  let instance: UInt64
+  /// The instance that answers, and its pool.
+  let instance: String
+  let pool: String
 }
 
 extension Worker {
@@ -20,7 +23,13 @@ extension Worker {
       s.slab[client].makesJob = false
       return
     }
-    s.jobAnswers[client] = JobReading(isChunked: framing == .chunked, instance: s.instances[Int(place)].key)
+    let record = Int(s.instances[Int(place)].record)
+    guard record >= 0, s.instances[Int(place)].inTable else {
+      s.slab[client].makesJob = false
+      return
+    }
+    let instance = s.table.source.instances[record]
+    s.jobAnswers[client] = JobReading(isChunked: framing == .chunked, instance: instance.id, pool: instance.pool)
     readJob(client, bytes)
   }
 
@@ -34,8 +43,58 @@ extension Worker {
     case .none: s.slab[client].makesJob = false
     case .found(let id):
       s.slab[client].makesJob = false
-      s.shared.jobs.remember(JobKey(id.span), instance: reading.instance)
+      s.shared.jobs.remember(JobKey(id.span), instance: StableHash.of(reading.instance))
+      s.coordinator.notify(
+        .job(id: String(decoding: id, as: UTF8.self), pool: reading.pool, instance: reading.instance))
     }
+  }
+
+  // MARK: Jobs that were made elsewhere
+
+  /// The id of the job that the path of the request in `s.head` names.
+  private func namedJob(_ fd: Int32) -> Slice? {
+    let path = s.slab[fd].inbound.span.extracting(s.head.path.lower..<s.head.path.upper)
+    guard case .names(let range) = JobPath(path) else { return nil }
+    return Slice(s.head.path.lower + range.lowerBound, range.count)
+  }
+
+  /// Whether the request names a job that this process does not know, as another replica's answer made it.
+  func asksForJob(_ fd: Int32, _ route: Int) -> Bool {
+    guard let id = namedJob(fd) else { return false }
+    let job = JobKey(s.slab[fd].inbound.span.extracting(id.lower..<id.upper))
+    return s.shared.jobs.instance(of: job) == nil
+  }
+
+  /// Asks where the job is. The machine waits as for a slot, but not for long.
+  func askForJob(_ fd: Int32, _ route: Int) {
+    guard let slice = namedJob(fd) else { return closeClient(fd, .internalError) }
+    let ticket = s.nextTicket
+    s.nextTicket += 1
+    s.tickets[ticket] = fd
+    s.slab[fd].ticket = ticket
+    wait(fd, .job)
+    let pool = s.table.poolNames[Int(s.table.routes[route].pool)]
+    s.coordinator.submit(
+      SlotRequest(kind: .job(id: text(fd, slice), pool: pool), ticket: ticket, worker: s.index))
+  }
+
+  /// The answer, or that none came in time: then any instance is tried.
+  func jobAnswered(_ owner: JobOwner, ticket: UInt64) {
+    guard let fd = s.tickets.removeValue(forKey: ticket) else { return }
+    s.slab[fd].ticket = 0
+    // The worker's one head was used for others while this request waited.
+    guard reparse(fd), let id = namedJob(fd) else { return }
+    if case .instance(let name) = owner {
+      let job = JobKey(s.slab[fd].inbound.span.extracting(id.lower..<id.upper))
+      s.shared.jobs.remember(job, instance: StableHash.of(name))
+    }
+    s.slab[fd].machine.slotGranted()
+    let route = s.table.match(s.slab[fd].inbound.span, authority: s.head.authority, path: s.head.path)
+    guard route >= 0 else {
+      return answer(fd, 404, "No route leads from this host and path to a pool.", .noRoute, closes: true)
+    }
+    s.slab[fd].route = Int32(route)
+    chooseInstance(fd, route: route)
   }
 }
 

@@ -91,7 +91,9 @@ extension Worker {
     let pool = s.table.pools[Int(compiled.pool)]
     if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
     s.slab[fd].stripped = compiled.stripped
-    _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: false)
+    let asks = compiled.jobAffinity && asksForJob(fd, route)
+    _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: asks)
+    if asks { return askForJob(fd, route) }
     chooseInstance(fd, route: route)
   }
 

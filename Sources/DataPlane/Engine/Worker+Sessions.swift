@@ -45,7 +45,7 @@ extension Worker {
     let queueTimeoutMilliseconds: Int?
   }
 
-  private func text(_ fd: Int32, _ slice: Slice) -> String {
+  func text(_ fd: Int32, _ slice: Slice) -> String {
     let span = s.slab[fd].inbound.span
     return unsafe String(unsafeUninitializedCapacity: Int(slice.count)) { buffer in
       for offset in 0..<Int(slice.count) { unsafe buffer[offset] = span[slice.lower + offset] }

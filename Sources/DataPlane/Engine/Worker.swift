@@ -247,7 +247,7 @@ struct WorkerConfiguration: Sendable {
         applyLoads()
       case .replicas(let count): s.replicas = count
       case .block(let block, let pool): s.poolStates[pool]?.lend(block)
-      case .job: break
+      case .job(let owner, let ticket): jobAnswered(owner, ticket: ticket)
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline): drain(deadline)
       }

@@ -26,7 +26,7 @@ extension Span where Element == UInt8 {
   }
 
   /// Whether the bytes of a slice are exactly this ASCII text.
-  func isExactly(_ slice: Slice, _ text: StaticString) -> Bool {
+  package func isExactly(_ slice: Slice, _ text: StaticString) -> Bool {
     guard Int(slice.count) == text.utf8CodeUnitCount else { return false }
     return text.withUTF8Buffer { bytes in
       for index in 0..<bytes.count where unsafe self[slice.lower + index] != bytes[index] { return false }
