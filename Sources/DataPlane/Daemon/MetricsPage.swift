@@ -42,6 +42,9 @@ struct MetricsPage {
       "berth_instance_idle_closes_total", .counter, "Kept connections that ended unused.", sum(.instanceClosesIdle))
     page.single("berth_tunnels_total", .counter, "Tunnels begun.", sum(.tunnels))
     page.single("berth_discoveries_total", .counter, "DevTools discovery answers rewritten.", sum(.discoveries))
+    page.single(
+      "berth_browser_closes_total", .counter, "Browser.close from clients, not passed on to browsers.",
+      sum(.browserCloses))
     page.single("berth_tls_handshakes_total", .counter, "TLS handshakes finished.", sum(.tlsHandshakes))
     page.single("berth_tls_failures_total", .counter, "TLS handshakes failed.", sum(.tlsFailures))
     page.single(

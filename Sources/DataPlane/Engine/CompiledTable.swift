@@ -177,7 +177,8 @@ struct CompiledTable: ~Copyable {
       if let replacement = record.replacePrefix {
         route.replacement = store(String(replacement.hasSuffix("/") ? replacement.dropLast() : replacement[...]))
       }
-      route.requestRemoved = store(HeaderLines.removed(record.requestHeaders.remove))
+      route.requestRemoved = store(
+        HeaderLines.removed(record.requestHeaders.remove + Self.dropped(table.pools[record.pool])))
       route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
       route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
       route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
@@ -197,6 +198,11 @@ struct CompiledTable: ~Copyable {
     membersByPool = byPool
     budgets = FixedArray(routeRecords.map { RetryBudget(percent: $0.retryBudgetPercent) })
     self.text = FixedArray(text)
+  }
+
+  /// Fields that no request to a browser brings: compressed frames could not be followed, and cost more than they save.
+  private static func dropped(_ pool: PoolRecord?) -> [String] {
+    pool?.kind == .cdp ? ["Sec-WebSocket-Extensions"] : []
   }
 
   func free() {

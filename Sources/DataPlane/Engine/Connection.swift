@@ -1,5 +1,6 @@
 // One socket of a worker, client's or instance's, and the slab that holds them by descriptor.
 import Balancing
+import CDP
 import HTTPWire
 import Posix
 import ProxyMachine
@@ -110,6 +111,11 @@ struct Connection {
   var hasPermit = false
   var permit = ClientCounter.Permit.none
   var permitKey: UInt64 = 0
+  /// Clients: what Browser.close means on this tunnel, and how far its frames have been followed.
+  var browserClose = BrowserClose.none
+  var frames = ClientFrames()
+  /// `inbound` is the beginning of a frame that has to be complete before it goes on.
+  var heldFrames = false
   /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
   var unsent = Int32.max
   /// Asked of the coordinator; 0 = nothing.

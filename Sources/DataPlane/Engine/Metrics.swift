@@ -7,7 +7,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case accepted, requests, responses1xx, responses2xx, responses3xx, responses4xx, responses5xx
   case bytesFromClients, bytesToClients, retries, instanceConnections, instanceReuses, instanceClosesIdle
   case tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
-  case retriesRefused, requestsRefused, connectionsRefused, ejections, recoveries, panicPicks
+  case browserCloses, retriesRefused, requestsRefused, connectionsRefused, ejections, recoveries, panicPicks
   case ejectedNow, clientsNow, instancesNow, tunnelsNow, bufferedBytesNow
 }
 

@@ -28,6 +28,7 @@ extension Worker {
     while s.slab[source].kind != .free, s.slab[source].body.mode != .idle {
       let target = s.slab[source].peer
       guard target >= 0, !s.slab[target].isConnecting, s.slab[target].outbound.isEmpty else { return }
+      if s.slab[source].browserClose != .none, s.slab[source].body.mode == .tunnel { return pumpFrames(source, target) }
       if s.slab[source].body.mode == .collect { return collectMore(source, target) }
       if s.slab[source].pipe >= 0 {
         guard spliceOn(source, target) else { return }
@@ -166,7 +167,7 @@ extension Worker {
   }
 
   /// The source sends no more, in the middle of a body or a tunnel.
-  private func inputEnded(_ source: Int32, _ target: Int32) {
+  func inputEnded(_ source: Int32, _ target: Int32) {
     if s.slab[source].kind == .client {
       switch s.slab[source].machine.clientEnd(insideHead: false) {
       case .close(let reason): closeClient(source, reason)

@@ -1,5 +1,6 @@
 // An instance's answer: read its head, decide, send it on; and the kept connections between requests.
 import Balancing
+import CDP
 import HTTPWire
 import Posix
 import ProxyMachine
@@ -197,6 +198,8 @@ extension Worker {
       return closeClient(client, .clientReset)
     }
     dropHeldHead(client)
+    s.slab[client].browserClose = s.visits[client]?.browserClose ?? .none
+    s.slab[client].frames = ClientFrames()
     endVisit(client)
     s.metrics.add(.responses1xx)
     s.metrics.add(.tunnels)

@@ -20,7 +20,7 @@ extension Worker {
     case .auto: if !s.slab[source].isRemote && !s.slab[target].isRemote { return false }
     }
     guard s.slab[source].tls == nil, s.slab[target].tls == nil, s.slab[source].inbound.isEmpty,
-      !s.slab[target].makesJob
+      !s.slab[target].makesJob, s.slab[source].browserClose == .none
     else { return false }
     switch s.slab[source].body.mode {
     case .tunnel, .untilClose: return true

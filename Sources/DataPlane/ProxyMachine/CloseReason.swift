@@ -2,7 +2,7 @@
 
 package enum CloseReason: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   // What a well-behaved peer does.
-  case clientClosed, responseComplete, tunnelEnded, idleKeepAlive
+  case clientClosed, responseComplete, tunnelEnded, browserClosed, idleKeepAlive
   // The client's doing.
   case clientAborted, clientReset, badRequest
   case headTimeout, bodyTimeout, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout

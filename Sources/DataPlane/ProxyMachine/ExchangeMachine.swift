@@ -307,6 +307,12 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     return clientEnded ? close(.tunnelEnded) : .halfCloseClient
   }
 
+  /// Berth itself ends a tunnel, with last words for the client.
+  package mutating func finishTunnel() {
+    precondition(phase == .tunneling, "only a tunnel ends like this")
+    phase = .finishing
+  }
+
   package mutating func close(_ reason: CloseReason) -> EndAction {
     phase = .closed
     return .close(reason)

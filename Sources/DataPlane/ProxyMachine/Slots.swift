@@ -73,6 +73,8 @@ package enum SlotNotice: Sendable, Equatable {
   case cancel(ticket: UInt64, worker: Int)
   /// One socket that held the session (acquire without reserve, claim, attach, target) has gone.
   case release(session: String)
+  /// The client has ended its session: it is over for everybody.
+  case end(session: String)
   /// Bytes moved on the session since the last such notice (sent at most once a second for a session).
   case activity(session: String)
   /// A discovery answer named these targets to the session's client.

@@ -130,6 +130,7 @@ final class CommandDesk {
       switch errand {
       case .request(let request): requests.append(request)
       case .notice(.release(let session)): released.append(session)
+      case .notice(.end(let session)): operations.append(end(session))
       case .notice(.activity(let session)): touched.insert(session)
       case .notice(.targets(let targets, let session)): operations += remember(targets, of: session)
       case .notice(.borrow(let pool, let worker)): operations.append(borrow(pool, worker))

@@ -63,7 +63,7 @@ final class Mailbox: Sendable {
         isKept = state.jobs < limit
         guard isKept else { return false }
         state.jobs += 1
-      case .cancel, .release, .targets, .borrow: break
+      case .cancel, .release, .end, .targets, .borrow: break
       }
       state.errands.append(.notice(notice))
       return true
