@@ -41,7 +41,9 @@ extension Worker {
     s.slab[fd].isRemote = !address.isLoopback
     s.slab[fd].address = address
     s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
-    s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
+    for index in 0..<s.trustedProxies.count where s.trustedProxies[index].contains(address) {
+      s.slab[fd].isTrusted = true
+    }
     s.slab[fd].isReadable = true
     s.clients += 1
     s.metrics.add(.accepted)

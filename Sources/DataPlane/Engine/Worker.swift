@@ -34,14 +34,16 @@ struct WorkerConfiguration: Sendable {
   let parser: HeadParser
   let spliceMode: SpliceMode
   let mailbox: Mailbox
-  let metrics: WorkerMetrics
+  let metrics: WorkerCells
+  /// Owns the cells.
+  private let metricsOwner: WorkerMetrics
   let coordinator: any Coordinator
   let log: LogWriter
   let slab: Slab
   let pool = BufferPool()
   let poller = Poller()
   let window: TLSWindow?
-  let trustedProxies: [AddressRange]
+  let trustedProxies: FixedArray<AddressRange>
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
@@ -98,11 +100,12 @@ struct WorkerConfiguration: Sendable {
     parser = HeadParser(limits: configuration.limits.http)
     spliceMode = configuration.spliceMode
     mailbox = configuration.mailbox
-    metrics = configuration.metrics
+    metrics = configuration.metrics.cells
+    metricsOwner = configuration.metrics
     coordinator = configuration.coordinator
     log = configuration.log
     slab = Slab(capacity: configuration.slabCapacity)
-    trustedProxies = configuration.trustedProxies
+    trustedProxies = FixedArray(configuration.trustedProxies)
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
@@ -137,6 +140,7 @@ struct WorkerConfiguration: Sendable {
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
     window?.free()
+    trustedProxies.free()
     table.free()
     instances.free()
     timers.free()

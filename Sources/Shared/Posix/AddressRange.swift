@@ -1,9 +1,12 @@
-// A block of addresses in CIDR notation, e.g. 10.0.0.0/8 or fd00::/8: who is trusted, who must send what.
+// A block of addresses in CIDR notation, e.g. 10.0.0.0/8 or fd00::/8: who is trusted, who must send what. Plain numbers, as
+// it is asked for every connection.
 
-package struct AddressRange: Sendable, Equatable {
-  /// IPv4 addresses stand as IPv4-mapped ones (RFC 4291 §2.5.5.2), so that ::ffff:10.0.0.1 is 10.0.0.1.
-  private let address: [UInt8]
-  private let bits: Int
+package struct AddressRange: Sendable, Equatable, BitwiseCopyable {
+  /// IPv4 addresses stand as IPv4-mapped ones, so that ::ffff:10.0.0.1 is 10.0.0.1.
+  private let high: UInt64
+  private let low: UInt64
+  private let highMask: UInt64
+  private let lowMask: UInt64
 
   /// Parses `address/bits` or a single address; nil when it is neither, or bits behind the prefix are set.
   package init?(_ text: String) {
@@ -15,17 +18,16 @@ package struct AddressRange: Sendable, Equatable {
       guard parts[1].allSatisfy(\.isNumber), let number = Int(parts[1]), number <= width else { return nil }
       bits = number
     }
-    self.bits = bits + (128 - width)
-    address = parsed.mappedBytes
-    for bit in self.bits..<128 where address[bit / 8] & (0x80 >> UInt8(bit % 8)) != 0 { return nil }
+    bits += 128 - width
+    // Shifts of Swift's integers beyond their width, or below zero, do what is meant here.
+    highMask = UInt64.max << (64 - min(bits, 64))
+    lowMask = UInt64.max << (128 - max(bits, 64))
+    (high, low) = parsed.mapped
+    guard high & ~highMask == 0, low & ~lowMask == 0 else { return nil }
   }
 
-  package func contains(_ other: SocketAddress) -> Bool {
-    let bytes = other.mappedBytes
-    for index in 0..<bits / 8 where bytes[index] != address[index] { return false }
-    let rest = bits % 8
-    guard rest > 0 else { return true }
-    let mask = UInt8(truncatingIfNeeded: 0xFF00 >> rest)
-    return (bytes[bits / 8] ^ address[bits / 8]) & mask == 0
+  @inline(__always) package func contains(_ other: SocketAddress) -> Bool {
+    let address = other.mapped
+    return (address.high ^ high) & highMask == 0 && (address.low ^ low) & lowMask == 0
   }
 }

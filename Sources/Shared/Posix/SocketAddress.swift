@@ -52,14 +52,8 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
   package var port: Int { Int(UInt16(truncatingIfNeeded: storage[0] >> 16).byteSwapped) }
 
   package var isLoopback: Bool {
-    var copy = storage
-    return unsafe withUnsafeBytes(of: &copy) { bytes in
-      if !isIPv6 { return unsafe bytes[4] == 127 }
-      let loopback = unsafe bytes[8..<23].allSatisfy { $0 == 0 } && bytes[23] == 1
-      let mapped =
-        unsafe bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xFF && bytes[19] == 0xFF && bytes[20] == 127
-      return loopback || mapped
-    }
+    let (high, low) = mapped
+    return high == 0 && (low == 1 || low >> 24 == 0xFFFF_7F)
   }
 
   /// The address without its port, e.g. `127.0.0.1`.
@@ -75,33 +69,35 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
-  /// Sixteen bytes, an IPv4 address as the IPv4-mapped one.
-  var mappedBytes: [UInt8] {
-    var copy = storage
-    return unsafe withUnsafeBytes(of: &copy) { bytes in
-      unsafe isIPv6 ? Array(bytes[8..<24]) : [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF] + Array(bytes[4..<8])
+  /// The address as the two halves of a 128-bit number, an IPv4 one as the IPv4-mapped one (RFC 4291 §2.5.5.2).
+  var mapped: (high: UInt64, low: UInt64) {
+    func half(_ index: Int) -> UInt64 {
+      UInt64(UInt32(bigEndian: storage[index])) << 32 | UInt64(UInt32(bigEndian: storage[index + 1]))
     }
+    return isIPv6 ? (half(2), half(4)) : (0, 0xFFFF << 32 | UInt64(UInt32(bigEndian: storage[1])))
   }
 
   /// Writes the address without its port as text into 46 bytes (INET6_ADDRSTRLEN); returns how many it took. An
   /// IPv4-mapped address is written as the IPv4 one that it is.
   package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
-    let bytes = mappedBytes
-    guard !isIPv6 || (bytes[..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xFF && bytes[11] == 0xFF) else {
-      var count = 0
-      for byte in host.utf8 where count < 46 {
-        text[count] = byte
-        count += 1
+    let (high, low) = mapped
+    guard high == 0, low >> 32 == 0xFFFF else {
+      var copy = storage
+      return unsafe withUnsafeBytes(of: &copy) { bytes in
+        unsafe withUnsafeMutableBytes(of: &text) { text in
+          let room = unsafe text.baseAddress!.assumingMemoryBound(to: CChar.self)
+          let written = unsafe inet_ntop(AF_INET6, bytes.baseAddress! + 8, room, socklen_t(text.count))
+          return unsafe written == nil ? 0 : strlen(room)
+        }
       }
-      return count
     }
     var count = 0
-    for index in 12..<16 {
-      if index > 12 {
+    for shift in stride(from: 24, through: 0, by: -8) {
+      if shift < 24 {
         text[count] = UInt8(ascii: ".")
         count += 1
       }
-      let value = bytes[index]
+      let value = UInt8(truncatingIfNeeded: low >> UInt64(shift))
       if value >= 100 {
         text[count] = 0x30 + value / 100
         count += 1
