@@ -52,8 +52,14 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
   package var port: Int { Int(UInt16(truncatingIfNeeded: storage[0] >> 16).byteSwapped) }
 
   package var isLoopback: Bool {
-    let (high, low) = mapped
-    return high == 0 && (low == 1 || low >> 24 == 0xFFFF_7F)
+    var copy = storage
+    return unsafe withUnsafeBytes(of: &copy) { bytes in
+      if !isIPv6 { return unsafe bytes[4] == 127 }
+      let loopback = unsafe bytes[8..<23].allSatisfy { $0 == 0 } && bytes[23] == 1
+      let mapped =
+        unsafe bytes[8..<18].allSatisfy { $0 == 0 } && bytes[18] == 0xFF && bytes[19] == 0xFF && bytes[20] == 127
+      return loopback || mapped
+    }
   }
 
   /// The address without its port, e.g. `127.0.0.1`.
@@ -69,18 +75,19 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
-  /// The address as the two halves of a 128-bit number, an IPv4 one as the IPv4-mapped one (RFC 4291 §2.5.5.2).
-  var mapped: (high: UInt64, low: UInt64) {
-    func half(_ index: Int) -> UInt64 {
-      UInt64(UInt32(bigEndian: storage[index])) << 32 | UInt64(UInt32(bigEndian: storage[index + 1]))
+  /// The address as one number of 128 bits, an IPv4 address as the IPv4-mapped one (RFC 4291, 2.5.5.2), so that
+  /// ::ffff:10.0.0.1 is 10.0.0.1.
+  var number: (high: UInt64, low: UInt64) {
+    func half(_ first: Int) -> UInt64 {
+      UInt64(UInt32(bigEndian: storage[first])) << 32 | UInt64(UInt32(bigEndian: storage[first + 1]))
     }
-    return isIPv6 ? (half(2), half(4)) : (0, 0xFFFF << 32 | UInt64(UInt32(bigEndian: storage[1])))
+    return isIPv6 ? (half(2), half(4)) : (0, 0xFFFF_0000_0000 | UInt64(UInt32(bigEndian: storage[1])))
   }
 
   /// Writes the address without its port as text into 46 bytes (INET6_ADDRSTRLEN); returns how many it took. An
   /// IPv4-mapped address is written as the IPv4 one that it is.
   package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
-    let (high, low) = mapped
+    let (high, low) = number
     guard high == 0, low >> 32 == 0xFFFF else {
       var copy = storage
       return unsafe withUnsafeBytes(of: &copy) { bytes in
@@ -92,12 +99,12 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
       }
     }
     var count = 0
-    for shift in stride(from: 24, through: 0, by: -8) {
-      if shift < 24 {
+    for index in 0..<4 {
+      if index > 0 {
         text[count] = UInt8(ascii: ".")
         count += 1
       }
-      let value = UInt8(truncatingIfNeeded: low >> UInt64(shift))
+      let value = UInt8(truncatingIfNeeded: low >> UInt64(24 - 8 * index))
       if value >= 100 {
         text[count] = 0x30 + value / 100
         count += 1
