@@ -1,5 +1,7 @@
 // Which files make up the server side of TLS, and whether they have changed. The data plane's daemon has one, makes a context
-// of it at start, looks at it every few seconds and makes another context when it should.
+// of it at start, looks at it every few seconds and makes another context when it should. timespec's fields belong to whichever
+// C module the compiler met first, so both are imported.
+import COpenSSL
 import Glibc
 
 /// Where certificates, keys and the rest lie. A value: it reads the disk only when asked.
