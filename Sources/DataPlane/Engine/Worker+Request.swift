@@ -177,6 +177,7 @@ extension Worker {
     s.slab[fd].peer = instance
     s.instanceConnections += 1
     s.metrics.add(.instanceConnections)
+    s.slab[instance].isWatched = true
     s.poller.addEdgeTriggered(.init(fd: instance, generation: generation))
     if pending {
       s.slab[instance].isConnecting = true

@@ -64,6 +64,15 @@ struct WorkerConfiguration: Sendable {
   var instanceConnections = 0
   var tunnels = 0
   var acceptsPaused = false
+  /// How many connections are taken at once: as many as seem to wait, because to find that there is none costs half of
+  /// what taking one does.
+  var acceptBatch = 1
+  /// Full batches in a row.
+  var fullAccepts = 0
+  /// Clients whose connection ends with the answer that they wait for. Most get it so soon that the poller never hears of
+  /// them.
+  var unwatched: [Poller.Token] = []
+  var nextWatch = 0
   var isDraining = false
   var drainDeadline = Int.max
   var nextSecond: Int
@@ -184,6 +193,7 @@ struct WorkerConfiguration: Sendable {
       runAgain()
       while let fd = s.timers.nextExpired(now: s.now, s.slab) { expired(fd) }
       if s.now >= s.nextSecond { everySecond() }
+      if s.now >= s.nextWatch { watchAll() }
     }
     closeEverything()
     closePipes()
