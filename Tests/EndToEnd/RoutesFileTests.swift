@@ -79,6 +79,9 @@ extension EndToEnd {
         try await eventually("one server is out", within: 30, show: proxy) { ready() == 1 ? () : nil }
         for _ in 0..<6 { #expect(HTTP.get(port, "/page.txt")?.status == 200) }
         #expect(proxy.output.contains("a server is unhealthy") && proxy.output.contains("backends.json:1: backends[0]"))
+        let metrics = HTTP.get(admin, "/metrics")?.text ?? ""
+        #expect(metrics.contains("\nberth_servers_unhealthy 1\n") && metrics.contains("\nberth_replicas 1\n"))
+        #expect(!metrics.contains("\nberth_server_checks_total{outcome=\"failed\"} 0\n"))
         servers[0] = try serve(ports[0])
         try await eventually("it is back", within: 30, show: proxy) { ready() == 2 ? () : nil }
         for _ in 0..<6 { #expect(HTTP.get(port, "/page.txt")?.status == 200) }

@@ -68,6 +68,7 @@ struct AdminPages: Sendable {
       ("cancelled", counters.cancelled),
     ] { page.sample(count, ["outcome": outcome]) }
     page.single("berth_slots_waiting", .gauge, "Clients that wait for a slot now.", counters.waiting)
+    CoordinatorPage(counters: counters).write(to: &page)
     page.single("berth_sessions_held", .gauge, "Sessions with a socket at this replica now.", counters.held)
     page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
     page.single(

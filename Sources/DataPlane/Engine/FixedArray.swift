@@ -1,6 +1,8 @@
 // Memory of a worker that is indexed on every event: bounds-checked, without reference counts and exclusivity checks,
 // which Swift's arrays inside a class would cost on each access.
 
+import Posix
+
 @safe struct FixedArray<Element: BitwiseCopyable> {
   private let base: UnsafeMutablePointer<Element>
   let count: Int
@@ -37,4 +39,12 @@
   }
 
   func free() { unsafe base.deallocate() }
+}
+
+extension FixedArray<AddressRange> {
+  /// Whether some block has the address: asked once a connection, without the reference count of an array.
+  func holds(_ address: SocketAddress) -> Bool {
+    for index in 0..<count where self[index].contains(address) { return true }
+    return false
+  }
 }

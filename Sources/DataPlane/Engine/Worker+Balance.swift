@@ -79,7 +79,7 @@ extension Worker {
         address.family == .ipv4
         ? ClientAddress(v4: UInt32(truncatingIfNeeded: address.low)) : ClientAddress(v6: address.high, address.low)
       let number = SocketAddress(address)
-      guard s.trustedProxies.contains(where: { $0.contains(number) }) else { return last.hash }
+      guard s.trustedProxies.holds(number) else { return last.hash }
       end = start - 1
     }
     return last.hash

@@ -49,7 +49,7 @@ extension Worker {
   func setAddress(_ fd: Int32, _ address: SocketAddress) {
     s.slab[fd].address = address
     s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
-    s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
+    s.slab[fd].isTrusted = s.trustedProxies.holds(address)
   }
 
   /// Writes the header for a new connection to the instance of the client's request into `headOutput`; its bytes.
