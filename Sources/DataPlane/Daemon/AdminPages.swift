@@ -12,6 +12,7 @@ struct AdminPages: Sendable {
   let workers: [WorkerMetrics]
   let labels: LabeledMetrics
   let accessLog: AccessLog?
+  let certificates: CertificateKeeper.Figures?
   let log: LogWriter
   let isDraining: @Sendable () -> Bool
 
@@ -60,6 +61,7 @@ struct AdminPages: Sendable {
         "berth_access_log_lost_total", .counter, "Requests that the access log does not show, as it could not keep up.",
         accessLog.dropped + accessLog.lost)
     }
+    if let certificates { CertificatePage(figures: certificates.values).write(to: &page) }
     let counters = source.counters
     page.family("berth_slot_answers_total", .counter, "Answers of the coordinator to workers, by outcome.")
     for (outcome, count) in [
