@@ -58,7 +58,10 @@ func waits(_ fd: Int32, _ events: Int32, milliseconds: Int32) -> Bool {
 }
 
 /// One request on a connection of its own, plain or in TLS; nil when it was answered with 200, else what happened.
-func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 20) -> String? {
+/// - Parameter pauseMilliseconds: between the connection and the first byte, when the kernel has it and no process knows.
+func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 20, pauseMilliseconds: UInt32 = 0)
+  -> String?
+{
   let (result, _) = Socket.connect(SocketAddress(host: "127.0.0.1", port: port)!)
   guard result >= 0 else { return "connect: \(Errno.text(result))" }
   let fd = Int32(result)
@@ -66,6 +69,7 @@ func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 2
   guard waits(fd, POLLOUT, milliseconds: Int32(seconds) * 1_000) else { return "connect: nothing" }
   let error = Socket.takeError(fd)
   guard error == 0 else { return "connect: \(Errno.text(error))" }
+  if pauseMilliseconds > 0 { usleep(pauseMilliseconds * 1_000) }
   let request = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".utf8)
   var answer: [UInt8] = []
   var piece = [UInt8](repeating: 0, count: 4_096)
@@ -127,13 +131,15 @@ final class SteadyLoad: Sendable {
   private let tally = Mutex(Tally())
   private let isOver = Atomic<Bool>(false)
 
-  init(plain: Int, tls: Int, authority: String, threads: Int = 2) {
-    for index in 0..<2 * threads {
+  /// Half of the threads send their first byte at once, half a while after the connection.
+  init(plain: Int, tls: Int, authority: String) {
+    for index in 0..<8 {
       let isTLS = index % 2 == 1
+      let pause: UInt32 = index < 4 ? 0 : 40
       tally.withLock { $0.running += 1 }
       Foundation.Thread.detachNewThread { [self] in
         while !isOver.load(ordering: .relaxed) {
-          let failure = visit(isTLS ? tls : plain, authority: isTLS ? authority : nil)
+          let failure = visit(isTLS ? tls : plain, authority: isTLS ? authority : nil, pauseMilliseconds: pause)
           tally.withLock { tally in
             if isTLS { tally.tls += 1 } else { tally.plain += 1 }
             if let failure { tally.failures.append((isTLS ? "tls: " : "plain: ") + failure) }
