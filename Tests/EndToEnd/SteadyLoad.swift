@@ -57,9 +57,18 @@ func waits(_ fd: Int32, _ events: Int32, milliseconds: Int32) -> Bool {
   return unsafe poll(&entry, 1, milliseconds) > 0
 }
 
+/// How a visitor speaks.
+enum Security: Sendable {
+  case plain
+  /// Believes what this file says.
+  case tls(authority: String)
+  /// Believes everything, because certificates change meanwhile.
+  case tlsUnverified
+}
+
 /// One request on a connection of its own, plain or in TLS; nil when it was answered with 200, else what happened.
 /// - Parameter pauseMilliseconds: between the connection and the first byte, when the kernel has it and no process knows.
-func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 20, pauseMilliseconds: UInt32 = 0)
+func visit(_ port: Int, _ security: Security, path: String = "/", seconds: Int = 20, pauseMilliseconds: UInt32 = 0)
   -> String?
 {
   let (result, _) = Socket.connect(SocketAddress(host: "127.0.0.1", port: port)!)
@@ -73,10 +82,17 @@ func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 2
   let request = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".utf8)
   var answer: [UInt8] = []
   var piece = [UInt8](repeating: 0, count: 4_096)
-  if let authority {
+  let authority: String?
+  let isTLS: Bool
+  switch security {
+  case .plain: (isTLS, authority) = (false, nil)
+  case .tls(let file): (isTLS, authority) = (true, file)
+  case .tlsUnverified: (isTLS, authority) = (true, nil)
+  }
+  if isTLS {
     do {
       let stream = try TLSClientStream(
-        fileDescriptor: fd, serverName: "localhost", caFile: authority, verify: true,
+        fileDescriptor: fd, serverName: "localhost", caFile: authority, verify: authority != nil,
         timeoutMilliseconds: seconds * 1_000)
       defer { stream.close() }
       _ = try unsafe request.withUnsafeBytes { unsafe try stream.write($0) }
@@ -106,9 +122,9 @@ func visit(_ port: Int, authority: String?, path: String = "/", seconds: Int = 2
 final class Visit: Sendable {
   private let state = Mutex<(isOver: Bool, failure: String?)>((false, nil))
 
-  init(_ port: Int, authority: String?, path: String) {
+  init(_ port: Int, _ security: Security, path: String) {
     Foundation.Thread.detachNewThread { [self] in
-      let failure = visit(port, authority: authority, path: path, seconds: 60)
+      let failure = visit(port, security, path: path, seconds: 60)
       state.withLock { $0 = (true, failure) }
     }
   }
@@ -132,14 +148,14 @@ final class SteadyLoad: Sendable {
   private let isOver = Atomic<Bool>(false)
 
   /// Half of the threads send their first byte at once, half a while after the connection.
-  init(plain: Int, tls: Int, authority: String) {
+  init(plain: Int, tls: Int, _ security: Security) {
     for index in 0..<8 {
       let isTLS = index % 2 == 1
       let pause: UInt32 = index < 4 ? 0 : 40
       tally.withLock { $0.running += 1 }
       Foundation.Thread.detachNewThread { [self] in
         while !isOver.load(ordering: .relaxed) {
-          let failure = visit(isTLS ? tls : plain, authority: isTLS ? authority : nil, pauseMilliseconds: pause)
+          let failure = visit(isTLS ? tls : plain, isTLS ? security : .plain, pauseMilliseconds: pause)
           tally.withLock { tally in
             if isTLS { tally.tls += 1 } else { tally.plain += 1 }
             if let failure { tally.failures.append((isTLS ? "tls: " : "plain: ") + failure) }

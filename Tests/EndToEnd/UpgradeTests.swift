@@ -21,23 +21,27 @@ extension EndToEnd {
         server = try SmallServer()
         (plain, tls, admin) = (try Machine.freePort(), try Machine.freePort(), try Machine.freePort())
         try DevelopmentCertificate.write(
-          certificateFile: directory + "/certificate.pem", keyFile: directory + "/key.pem")
+          certificateFile: directory + "/certificate.pem", keyFile: directory + "/certificate.key")
         try """
         {"pools": {"web": {"kind": "http", "slots": 0}}, "routes": {"all": {"path": "/", "pool": "web"}},
          "instances": {"web-1": {"pool": "web", "host": "127.0.0.1", "port": \(server.port)}}}
         """.write(toFile: directory + "/routes.json", atomically: true, encoding: .utf8)
       }
 
-      func start(_ name: String, workers: Int = 2, routes: String = "routes.json", _ more: [String] = []) throws
-        -> Program
-      {
-        try Program(
-          name,
-          [
-            try Machine.program("berth-data"), "--routes", directory + "/" + routes, "--listen", "127.0.0.1:\(plain)",
-            "--tls-listen", "127.0.0.1:\(tls)", "--admin", "127.0.0.1:\(admin)", "--certificate", authority, "--key",
-            directory + "/key.pem", "--workers", "\(workers)", "--drain-seconds", "30",
-          ] + more, outputFile: directory + "/\(name).log", environment: ["REDIS_URL": nil, "BERTH_HANDOVER": nil])
+      /// - Parameter certificate: the place's own one, before what `more` says.
+      func start(
+        _ name: String, workers: Int = 2, routes: String = "routes.json", plain: Int? = nil, tls: Int? = nil,
+        admin: Int? = nil, certificate: Bool = true, _ more: [String] = []
+      ) throws -> Program {
+        var words = [
+          try Machine.program("berth-data"), "--routes", directory + "/" + routes, "--workers", "\(workers)",
+          "--listen", "127.0.0.1:\(plain ?? self.plain)", "--tls-listen", "127.0.0.1:\(tls ?? self.tls)",
+          "--admin", "127.0.0.1:\(admin ?? self.admin)", "--drain-seconds", "30",
+        ]
+        if certificate { words += ["--certificate", authority] }
+        return try Program(
+          name, words + more, outputFile: directory + "/\(name).log",
+          environment: ["REDIS_URL": nil, "BERTH_HANDOVER": nil])
       }
 
       func serves(_ program: Program) async throws {
@@ -55,8 +59,8 @@ extension EndToEnd {
       let handover = ["--handover", place.socket]
       var current = try place.start("first", handover)
       try await place.serves(current)
-      let load = SteadyLoad(plain: place.plain, tls: place.tls, authority: place.authority)
-      let held = Visit(place.plain, authority: nil, path: "/held")
+      let load = SteadyLoad(plain: place.plain, tls: place.tls, .tls(authority: place.authority))
+      let held = Visit(place.plain, .plain, path: "/held")
       // More workers than before, fewer, and as many: listeners have to be made, shared and kept.
       for (round, workers) in [3, 1, 1].enumerated() {
         let before = load.served
@@ -90,7 +94,7 @@ extension EndToEnd {
       let handover = ["--handover", place.socket]
       let first = try place.start("first", handover)
       try await place.serves(first)
-      let load = SteadyLoad(plain: place.plain, tls: place.tls, authority: place.authority)
+      let load = SteadyLoad(plain: place.plain, tls: place.tls, .tls(authority: place.authority))
       try "nonsense".write(toFile: place.directory + "/bad.json", atomically: true, encoding: .utf8)
       let bad = try place.start("bad", routes: "bad.json", handover)
       #expect(try await bad.ended(within: 60) != .exited(0))
@@ -123,7 +127,7 @@ extension EndToEnd {
       let next = try place.start("next", ["--handover", place.socket])
       try await place.serves(next)
       #expect(try await first.ended(within: 60) == .exited(0))
-      #expect(visit(place.plain, authority: nil) == nil)
+      #expect(visit(place.plain, .plain) == nil)
       try await next.stop()
       try place.remove()
     }
@@ -133,14 +137,14 @@ extension EndToEnd {
       let place = try Place()
       let replica = try place.start("replica")
       try await place.serves(replica)
-      let held = Visit(place.plain, authority: nil, path: "/held")
-      let heldTLS = Visit(place.tls, authority: place.authority, path: "/held")
+      let held = Visit(place.plain, .plain, path: "/held")
+      let heldTLS = Visit(place.tls, .tls(authority: place.authority), path: "/held")
       try await eventually("both requests are there", show: replica) {
         HTTP.get(place.admin, "/metrics")?.text.contains("berth_requests_total 2\n") == true
       }
       replica.signal(SIGTERM)
       try await eventually("it refuses who comes now", show: replica) {
-        visit(place.plain, authority: nil)?.hasPrefix("connect: ") == true
+        visit(place.plain, .plain)?.hasPrefix("connect: ") == true
       }
       #expect(HTTP.get(place.admin, "/readyz")?.status == 503)
       #expect(replica.poll() == nil)

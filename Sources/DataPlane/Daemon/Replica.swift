@@ -165,6 +165,7 @@ final class Replica {
       [
         "replica": .string(settings.id), "addresses": .string(places.joined(separator: " ")),
         "admin": .string("http://\(admin.address)"), "workers": .int(settings.workers), "pid": .int(Int(getpid())),
+        "kernel_tls": .bool(KernelTLS.isAvailable()),
       ])
   }
 
