@@ -1,7 +1,12 @@
 // A replica is replaced by another process, or drained, under a steady load of new connections: nobody is refused or reset.
 import Foundation
 import Glibc
+import Posix
+import Redis
+import Routing
+import State
 import TLS
+import TestSupport
 import Testing
 
 extension EndToEnd {
@@ -16,7 +21,11 @@ extension EndToEnd {
       var authority: String { directory + "/certificate.pem" }
       var socket: String { directory + "/handover" }
 
-      init() throws {
+      let redis: RedisFixture?
+
+      /// With a Redis of its own, pools and routes come from there.
+      init(redis: Bool = false) throws {
+        self.redis = redis ? try RedisFixture() : nil
         directory = try Machine.scratchDirectory("upgrade")
         server = try SmallServer()
         (plain, tls, admin) = (try Machine.freePort(), try Machine.freePort(), try Machine.freePort())
@@ -34,10 +43,11 @@ extension EndToEnd {
         admin: Int? = nil, certificate: Bool = true, _ more: [String] = []
       ) throws -> Program {
         var words = [
-          try Machine.program("berth-data"), "--routes", directory + "/" + routes, "--workers", "\(workers)",
+          try Machine.program("berth-data"), "--workers", "\(workers)",
           "--listen", "127.0.0.1:\(plain ?? self.plain)", "--tls-listen", "127.0.0.1:\(tls ?? self.tls)",
           "--admin", "127.0.0.1:\(admin ?? self.admin)", "--drain-seconds", "30",
         ]
+        words += redis.map { ["--redis-url", $0.unixURL.description] } ?? ["--routes", directory + "/" + routes]
         if certificate { words += ["--certificate", authority] }
         return try Program(
           name, words + more, outputFile: directory + "/\(name).log",
@@ -85,6 +95,43 @@ extension EndToEnd {
       print("upgrades: \(seen.plain) plain and \(seen.tls) TLS connections, \(seen.failures.count) failed")
       try await current.stop()
       #expect(!FileManager.default.fileExists(atPath: place.socket))
+      try place.remove()
+    }
+
+    @Test("an upgrade with routes from Redis waits for them; without Redis the former process goes on")
+    func withRedis() async throws {
+      let place = try Place(redis: true)
+      let redis = try #require(place.redis)
+      let connection = try redis.connect()
+      let keys = Keys()
+      let now = Clock.unixMilliseconds
+      let fence = try #require(
+        try connection.run(Leadership(keys: keys).campaign(id: "control", ttlMilliseconds: 600_000)))
+      let registry = Registry(keys: keys)
+      try connection.run(
+        registry.declare(
+          pools: [PoolRecord(name: "web", kind: .http, slots: 0)], routes: [RouteRecord(id: "all", pool: "web")],
+          fence: fence, now: now))
+      let instance = InstanceRecord(id: "web-1", pool: "web", host: "127.0.0.1", port: place.server.port, slots: 0)
+      try connection.run(registry.put(instance: instance, fence: fence, now: now))
+      let handover = ["--handover", place.socket, "--handover-seconds", "2"]
+      let first = try place.start("first", handover)
+      try await place.serves(first)
+      let load = SteadyLoad(plain: place.plain, tls: place.tls, .tls(authority: place.authority))
+      try await eventually("connections are made", within: 60, show: first) { load.served >= 20 }
+      redis.freeze()
+      let blind = try place.start("blind", handover)
+      #expect(try await blind.ended(within: 60) != .exited(0))
+      #expect(blind.output.contains("there was no routing table"))
+      redis.thaw()
+      let next = try place.start("next", handover)
+      try await place.serves(next)
+      #expect(try await first.ended(within: 60) == .exited(0))
+      let before = load.served
+      try await eventually("connections are made", within: 60, show: next) { load.served >= before + 20 }
+      let seen = try await load.stop()
+      #expect(seen.failures == [])
+      try await next.stop()
       try place.remove()
     }
 

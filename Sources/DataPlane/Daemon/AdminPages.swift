@@ -14,7 +14,7 @@ struct AdminPages: Sendable {
   let accessLog: AccessLog?
   let certificates: CertificateKeeper.Figures?
   let log: LogWriter
-  let isDraining: @Sendable () -> Bool
+  let phase: @Sendable () -> ReplicaPhase
 
   func answer(_ path: String) -> AdminAnswer {
     switch path {
@@ -29,11 +29,13 @@ struct AdminPages: Sendable {
   }
 
   private var readiness: AdminAnswer {
-    if isDraining() { return AdminAnswer(status: 503, contentType: "text/plain", body: "draining\n") }
-    if source.table == nil {
+    switch phase() {
+    case .draining: return AdminAnswer(status: 503, contentType: "text/plain", body: "draining\n")
+    case .serving where source.table != nil:
+      return AdminAnswer(status: 200, contentType: "text/plain", body: "ready\n")
+    case .starting, .serving:
       return AdminAnswer(status: 503, contentType: "text/plain", body: "no routing table yet\n")
     }
-    return AdminAnswer(status: 200, contentType: "text/plain", body: "ready\n")
   }
 
   private var routes: AdminAnswer {

@@ -93,6 +93,12 @@ import TLS
       connection. [BERTH_HANDOVER]
       """)
   var handover: String?
+  @Option(
+    help: """
+      Seconds that a process which takes over waits for its routing table before it gives up. [BERTH_HANDOVER_SECONDS] \
+      (default: 45)
+      """)
+  var handoverSeconds: Int?
   @Option(help: "debug, info, warning or error. [BERTH_LOG_LEVEL] (default: info)")
   var logLevel: String?
   @Option(help: "File for one JSON line a request, - for standard output, or off. [BERTH_ACCESS_LOG] (default: off)")
@@ -145,7 +151,10 @@ import TLS
       splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto), limits: try limits(),
       trustedProxies: try Read.ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
       proxyProtocolFrom: try Read.ranges(proxyProtocolFrom, "--proxy-protocol-from", "BERTH_PROXY_PROTOCOL_FROM"),
-      handover: Read.text(handover, "BERTH_HANDOVER"))
+      handover: Read.text(handover, "BERTH_HANDOVER"),
+      // The one that hands over waits for 60 s.
+      handoverSeconds: try Read.number(
+        handoverSeconds, "--handover-seconds", "BERTH_HANDOVER_SECONDS", 1...55, or: 45))
   }
 
   /// Two processes have one name during a hand-over unless the process id tells them apart.

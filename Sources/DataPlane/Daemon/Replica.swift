@@ -12,6 +12,9 @@ import Routing
 import Synchronization
 import TLS
 
+/// What /readyz is about.
+enum ReplicaPhase: UInt8, Sendable { case starting, serving, draining }
+
 struct ReplicaError: Error, CustomStringConvertible { let description: String }
 
 final class Replica {
@@ -22,7 +25,7 @@ final class Replica {
   /// The source again when it is a file, which SIGHUP reads anew.
   private let file: FileCoordinator?
   private let admin: AdminServer
-  private let isDraining: Flag
+  private let phase: Phase
   private let accessLog: AccessLog?
   private let certificates: CertificateKeeper?
   private let signals: SignalSource
@@ -30,17 +33,16 @@ final class Replica {
   private var predecessor: HandoverClaim?
   private let offer: HandoverOffer?
 
-  /// A bit that signal handling sets and the admin thread reads.
-  private final class Flag: Sendable {
-    private let value = Atomic<Bool>(false)
-    var isSet: Bool { value.load(ordering: .relaxed) }
-    func set() { value.store(true, ordering: .relaxed) }
+  /// The main thread sets it, the admin thread reads it.
+  private final class Phase: Sendable {
+    private let state = Atomic<UInt8>(ReplicaPhase.starting.rawValue)
+    var value: ReplicaPhase { ReplicaPhase(rawValue: state.load(ordering: .relaxed)) ?? .starting }
+    func become(_ phase: ReplicaPhase) { state.store(phase.rawValue, ordering: .relaxed) }
   }
 
   /// How long the first routing table is waited for before clients are taken, who get 503 without one. A predecessor serves
-  /// meanwhile, so it may take longer then.
+  /// meanwhile, so it may take longer then (`--handover-seconds`).
   private static let tableMilliseconds = 3_000
-  private static let tableMillisecondsBehindPredecessor = 45_000
 
   init(settings: Settings) throws {
     // Every thread inherits the mask; signals are taken one by one in run().
@@ -78,11 +80,11 @@ final class Replica {
       file = nil
       source = try Self.redisSource(settings, engine.metrics, log)
     }
-    let isDraining = Flag()
-    self.isDraining = isDraining
+    let phase = Phase()
+    self.phase = phase
     let pages = AdminPages(
       replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
-      certificates: certificates?.figures, log: log, isDraining: { isDraining.isSet })
+      certificates: certificates?.figures, log: log, phase: { phase.value })
     admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) { pages.answer($0) }
     offer = try settings.handover.map { [engine, admin] path in
       let listeners = engine.handoverListeners + [admin.handoverListener]
@@ -112,6 +114,7 @@ final class Replica {
     var problem: (any Error)?
     if waitForTable() {
       engine.start(coordinator: source, log: log, accessLog: accessLog)
+      phase.become(.serving)
       do {
         try takeOver()
         serve()
@@ -133,7 +136,7 @@ final class Replica {
 
   /// Gives the feed some time to bring the first table. False: do not serve.
   private func waitForTable() -> Bool {
-    let limit = predecessor == nil ? Self.tableMilliseconds : Self.tableMillisecondsBehindPredecessor
+    let limit = predecessor == nil ? Self.tableMilliseconds : settings.handoverSeconds * 1_000
     let deadline = Clock.monotonicMilliseconds + limit
     while source.table == nil {
       if Clock.monotonicMilliseconds >= deadline {
@@ -192,7 +195,7 @@ final class Replica {
   }
 
   private func end() {
-    isDraining.set()
+    phase.become(.draining)
     offer?.close()
     log.info("draining", ["replica": .string(settings.id), "seconds": .int(settings.drainSeconds)])
     engine.drain(milliseconds: settings.drainSeconds * 1_000)
