@@ -1,37 +1,50 @@
-// TLS handshakes that came to nothing, by reason: which counter each is, and what /metrics calls it. Workers add, the daemon's
-// page shows.
+// TLS handshakes that came to nothing: all of them are counted together, those with a known reason also by it. Workers add,
+// the daemon's /metrics page shows.
 import ProxyMachine
 import TLS
 
 extension Counter {
-  /// All reasons, with their labels.
-  package static let tlsFailures: [(counter: Counter, label: String)] = [
+  private static let tlsReasons: [(counter: Counter, label: String)] = [
     (.tlsPlainHTTP, "plain_http"), (.tlsNotTLS, "not_tls"), (.tlsVersion, "version"), (.tlsCipher, "cipher"),
     (.tlsClientCertificate, "client_certificate"), (.tlsAlert, "alert"), (.tlsGone, "gone"), (.tlsTimeout, "timeout"),
-    (.tlsOther, "other"),
   ]
 
-  /// What a failure that TLS itself has told counts as.
-  init(_ kind: TLSFailure.Kind) {
-    self =
-      switch kind {
-      case .plainHTTP: .tlsPlainHTTP
-      case .notTLS: .tlsNotTLS
-      case .version: .tlsVersion
-      case .cipher: .tlsCipher
-      case .clientCertificate: .tlsClientCertificate
-      case .peerAlert: .tlsAlert
-      case .outputFull, .other: .tlsOther
-      }
+  /// Every reason with its number; what has no counter of its own is `other`.
+  package static func tlsFailuresByReason(_ value: (Counter) -> Int) -> [(reason: String, count: Int)] {
+    let known = tlsReasons.map { (reason: $0.label, count: value($0.counter)) }
+    // The two are not read at the same moment.
+    return known + [("other", max(0, value(.tlsFailures) - known.reduce(0) { $0 + $1.count }))]
   }
 
-  /// What it counts as when a connection ends for this reason before its handshake has; nil when TLS has told before.
-  init?(endOfHandshake reason: CloseReason) {
+  /// What a failure that TLS itself has told counts as, beside ``tlsFailures``.
+  fileprivate init?(_ kind: TLSFailure.Kind) {
+    switch kind {
+    case .plainHTTP: self = .tlsPlainHTTP
+    case .notTLS: self = .tlsNotTLS
+    case .version: self = .tlsVersion
+    case .cipher: self = .tlsCipher
+    case .clientCertificate: self = .tlsClientCertificate
+    case .peerAlert: self = .tlsAlert
+    case .outputFull, .other: return nil
+    }
+  }
+}
+
+extension Worker {
+  /// Counts a handshake that TLS itself has failed; the connection is then closed as ``CloseReason/handshakeFailed``.
+  func countFailedHandshake(_ failure: TLSFailure) {
+    s.metrics.add(.tlsFailures)
+    if let counter = Counter(failure.kind) { s.metrics.add(counter) }
+  }
+
+  /// Counts a connection that ends before its handshake has, unless TLS has told before.
+  func countUnfinishedHandshake(_ reason: CloseReason) {
+    guard reason != .handshakeFailed else { return }
+    s.metrics.add(.tlsFailures)
     switch reason {
-    case .handshakeFailed: return nil
-    case .handshakeTimeout: self = .tlsTimeout
-    case .clientReset, .clientAborted: self = .tlsGone
-    default: self = .tlsOther
+    case .handshakeTimeout: s.metrics.add(.tlsTimeout)
+    case .clientReset, .clientAborted: s.metrics.add(.tlsGone)
+    default: break
     }
   }
 }

@@ -108,7 +108,7 @@ extension Worker {
         // The output is larger than any handshake flight.
         return closeClient(fd, .internalError)
       case .failed(let failure):
-        s.metrics.add(Counter(failure.kind))
+        countFailedHandshake(failure)
         guard failure.kind == .plainHTTP else {
           s.log.info(
             "a TLS handshake failed",
