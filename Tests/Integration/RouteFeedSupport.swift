@@ -91,9 +91,9 @@ final class FeedReplica: Sendable {
   }
 
   @discardableResult
-  func ask(_ kind: SlotRequest.Kind) -> UInt64 {
+  func ask(_ kind: SlotRequest.Kind, queueTimeout: Int? = nil) -> UInt64 {
     let ticket = UInt64(tickets.wrappingAdd(1, ordering: .relaxed).newValue)
-    coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: 0))
+    coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: 0, queueTimeoutMilliseconds: queueTimeout))
     return ticket
   }
   func acquire(_ pool: String = "chrome", reserve: Bool = false) -> UInt64 {
@@ -132,8 +132,8 @@ final class FeedDeployment {
   }
   @discardableResult func run<R: Sendable>(_ command: Command<R>) throws -> R { try connection.run(command) }
 
-  func declare(_ pools: [PoolRecord]) throws {
-    let routes = pools.map { RouteRecord(id: $0.name, pool: $0.name) }
+  func declare(_ pools: [PoolRecord], strategy: Strategy = .roundRobin) throws {
+    let routes = pools.map { RouteRecord(id: $0.name, pool: $0.name, strategy: strategy) }
     try run(registry.declare(pools: pools, routes: routes, fence: fence, now: now))
   }
   func put(_ id: String, slots: Int = 1, pool: String = "chrome") throws {

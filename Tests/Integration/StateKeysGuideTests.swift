@@ -19,6 +19,9 @@ import Testing
     _ = try world.acquire("waits", queue: true)
     try world.connection.run(world.replicas.beat(id: "<replica>", figures: [:], touched: [], now: world.now))
     try world.connection.run(world.targets.remember(target: "<target>", session: "<session>", ttlMilliseconds: 60_000))
+    let balancing = Balancing(keys: world.keys)
+    try world.connection.run(balancing.block(pool: "chrome"))
+    try world.connection.run(balancing.put(loads: ["<instance>": InstanceLoad(cpuPercent: 1, memoryPercent: 2)]))
     // The supervisor's own.
     try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
 

@@ -85,7 +85,7 @@ package protocol WorkerInbox: AnyObject, Sendable {
   /// How busy instances are, by id, for the strategy `resources`; comes every few seconds while some route has it, and
   /// replaces what was known before. An instance that is missing has not been measured.
   func update(loads: [String: InstanceLoad])
-  /// How many replicas are alive, this one included: at least 1. Comes when it changes, first with the first table.
+  /// How many replicas are alive, this one included: at least 1. Comes at the start and when it changes.
   func update(replicas: Int)
   /// Indexes of a pool that nobody else gets.
   func lend(block: Range<UInt64>, pool: String)

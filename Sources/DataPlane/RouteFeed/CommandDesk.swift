@@ -28,6 +28,7 @@ final class CommandDesk {
   let registry: Registry
   let events: Events
   let targetKeys: Targets
+  let balancing: Balancing
 
   var holdings = Holdings()
   /// By pool, in the order in which they came; the queue across replicas is in Redis.
@@ -44,6 +45,8 @@ final class CommandDesk {
   var lookup: (at: Int, instances: [InstanceRecord]) = (Int.min / 2, [])
   var touched: Set<String> = []
   var owed = Owed()
+  /// What workers were told last.
+  var told = Told()
 
   private var connection: RedisConnection? {
     didSet { core.count { [isConnected = connection != nil] in $0.connected = isConnected } }
@@ -77,6 +80,7 @@ final class CommandDesk {
     registry = Registry(keys: core.keys)
     events = Events(keys: core.keys)
     targetKeys = Targets(keys: core.keys)
+    balancing = Balancing(keys: core.keys)
   }
 
   var now: Int { Clock.unixMilliseconds }
@@ -120,7 +124,7 @@ final class CommandDesk {
       case .notice(.release(let session)): released.append(session)
       case .notice(.activity(let session)): touched.insert(session)
       case .notice(.targets(let targets, let session)): operations += remember(targets, of: session)
-      case .notice(.borrow): break
+      case .notice(.borrow(let pool, let worker)): operations.append(borrow(pool, worker))
       case .notice(.cancel(let ticket, let worker)):
         let key = TicketKey(worker: worker, ticket: ticket)
         core.count { $0.cancelled += 1 }
@@ -161,10 +165,11 @@ final class CommandDesk {
         refuse(key, core.table == nil ? .unavailable : .unknown)
         return nil
       }
+      let timeout = request.queueTimeoutMilliseconds ?? record.queueTimeoutMilliseconds
       return acquire(
         Waiter(
-          key: key, session: SessionBirth.id(), pool: pool, reserve: reserve, countsAsUse: countsAsUse,
-          deadline: monotonic + record.queueTimeoutMilliseconds))
+          key: key, session: SessionBirth.id(), pool: pool, reserve: reserve, queues: timeout > 0,
+          countsAsUse: countsAsUse, deadline: monotonic + timeout))
     case .claim(let browser): return claim(Claim(key: key, browser: browser, session: SessionBirth.id()))
     case .attach(let session):
       if isUnknown(session) {
@@ -311,11 +316,13 @@ final class CommandDesk {
     figures["slotsGranted"] = String(counters.granted)
     let sent = touched
     touched = []
-    perform([
-      Operation(
-        .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
-      ) { .flag($0) }
-    ])
+    // Counted after the beat, so that this replica is among them.
+    perform(
+      [
+        Operation(
+          .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
+        ) { .flag($0) }
+      ] + readings())
   }
 
   /// Redis did not know this replica: it is new, or was taken for dead and its sessions let go of.

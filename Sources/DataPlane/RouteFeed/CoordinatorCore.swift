@@ -112,6 +112,8 @@ final class CoordinatorCore: Sendable {
     for inbox in inboxes.withLock({ $0 }) { inbox.end(session: session, reason: reason) }
   }
 
+  var workers: [any WorkerInbox] { inboxes.withLock { $0 } }
+
   /// Hands a new table to every worker.
   func publish(_ table: RoutingTable) {
     withView { $0.table = table }

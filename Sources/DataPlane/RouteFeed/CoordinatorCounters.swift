@@ -22,7 +22,16 @@ package struct CoordinatorCounters: Sendable, Equatable {
   package var tables = 0
   /// Records that could not be read and were left out.
   package var invalidRecords = 0
+  /// Blocks of global_round_robin that workers got.
+  package var blocks = 0
+  /// Health checks of a routes file's servers, and those that found something wrong.
+  package var healthChecks = 0
+  package var healthChecksFailed = 0
 
+  /// Replicas that are alive now, this one included.
+  package var replicas = 1
+  /// Servers of a routes file that checks found unhealthy now.
+  package var unhealthyServers = 0
   /// Requests that wait for a slot now.
   package var waiting = 0
   /// Sessions that this replica has sockets of now.

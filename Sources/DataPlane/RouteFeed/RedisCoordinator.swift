@@ -41,6 +41,7 @@ package final class RedisCoordinator: RouteSource {
 
   package func start(inboxes: [any WorkerInbox]) {
     core.setInboxes(inboxes)
+    for inbox in inboxes { inbox.update(replicas: 1) }
     core.start(.commands) { CommandDesk($0).run() }
     core.start(.feed) { FeedReader($0).run() }
     core.start(.wake) { Self.listen($0) }
