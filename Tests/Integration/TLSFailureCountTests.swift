@@ -39,9 +39,7 @@ struct TLSFailureCountTests {
 
   private var counts: [String: Int] {
     var counts: [String: Int] = [:]
-    for (counter, label) in Counter.tlsFailures where engine.value(counter) > 0 {
-      counts[label] = engine.value(counter)
-    }
+    for (reason, count) in Counter.tlsFailuresByReason({ engine.value($0) }) where count > 0 { counts[reason] = count }
     return counts
   }
 

@@ -32,7 +32,7 @@ struct MetricsPage {
     page.sample(sum(.tlsResumed), ["resumed": "true"])
     page.sample(sum(.tlsHandshakes) - sum(.tlsResumed), ["resumed": "false"])
     page.family("berth_tls_failures_total", .counter, "TLS handshakes that came to nothing, by reason.")
-    for (counter, label) in Counter.tlsFailures { page.sample(sum(counter), ["reason": label]) }
+    for (reason, count) in Counter.tlsFailuresByReason(sum) { page.sample(count, ["reason": reason]) }
     page.single(
       "berth_accept_failures_total", .counter, "Connections not accepted for want of descriptors.", sum(.acceptFailures)
     )
