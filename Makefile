@@ -2,14 +2,14 @@
 #
 #   make run ARGS="--replicas 2"       arguments for `berth up`
 #   make test FILTER=RoutingTests      only the tests whose name matches
-#   make fuzz SECONDS=600              longer than the usual minute
+#   make fuzz FUZZ_SECONDS=600              longer than the usual minute
 #   make bench SCENARIOS=S1,S2 REPEATS=5 SECONDS=2 RUNS=3 WRITE=1    BERTH=path measures another build
 
 SWIFT ?= swift
 CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
-SECONDS = 60
+FUZZ_SECONDS ?= 60
 SCENARIOS ?=
 REPEATS ?=
 SECONDS ?=
@@ -67,7 +67,7 @@ allocations: ## Counts allocations and reference counts per request and chunk
 	@BERTH="$(berth-data)" Tests/Benchmarks/allocations.py $(if $(WRITE),--write docs/performance)
 
 fuzz: ## Fuzzes the parsers and the exchange machine for a minute (libFuzzer)
-	@scripts/fuzz $(SECONDS)
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests
