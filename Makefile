@@ -10,6 +10,7 @@ CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
 FUZZ_SECONDS ?= 60
+SOAK ?= 100
 SCENARIOS ?=
 REPEATS ?=
 SECONDS ?=
@@ -18,7 +19,7 @@ WRITE ?=
 BERTH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench curves allocations lint format clean
+.PHONY: help run build test bench curves allocations fuzz soak lint format clean
 
 help: ## Says what there is
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +69,10 @@ allocations: ## Counts allocations and reference counts per request and chunk
 
 fuzz: ## Fuzzes the parsers and the exchange machine for a minute (libFuzzer)
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+soak: ## Soaks berth-data: SOAK=1000 is ten times what `make test` does
+	@$(SWIFT) build --build-tests
+	@BERTH_SOAK=$(SOAK) $(SWIFT) test --skip-build --no-parallel --filter EndToEnd/Soak
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests
