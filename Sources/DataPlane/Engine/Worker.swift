@@ -228,7 +228,7 @@ struct WorkerConfiguration: Sendable {
       case .answer(let answer, let ticket): slotAnswered(answer, ticket: ticket)
       case .sessionEnded(let session, _): endSession(session)
       case .table(let table): replace(table)
-      case .loads, .replicas, .block: break
+      case .loads, .replicas, .block, .job: break
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline): drain(deadline)
       }

@@ -137,6 +137,7 @@ extension CommandDesk {
       }
     case (.beat, .flag(let known)): if !known { wasUnknown() }
     case (.borrow(let pool, let worker), .block(let block)): lend(block, of: pool, to: worker)
+    case (.findJob(let question), .text(let instance)): found(question, instance)
     case (.countReplicas, .count(let count)): tell(replicas: count)
     case (.readLoads, .loads(let loads)): tell(loads: loads)
     default: break
@@ -244,6 +245,8 @@ extension CommandDesk {
     // This replica knows it all the same.
     case .remember: break
     case .beat(let sent): touched.formUnion(sent)
+    case .rememberJob(let job, let instance): owe(job, instance: instance)
+    case .findJob(let question): answer(question, .unavailable)
     // Workers go on with what they have.
     case .borrow, .countReplicas, .readLoads: break
     }

@@ -129,6 +129,12 @@ package final class FileCoordinator: RouteSource {
   // MARK: What workers ask
 
   package func submit(_ request: SlotRequest) {
+    if case .job = request.kind {
+      // What this process has seen itself, workers know without it.
+      let inbox = state.withLock { $0.inboxes.indices.contains(request.worker) ? $0.inboxes[request.worker] : nil }
+      inbox?.deliver(.unknown, ticket: request.ticket)
+      return
+    }
     let (inbox, refusal) = state.withLock { state in
       let refusal: SlotRefusal
       switch request.kind {
@@ -136,7 +142,7 @@ package final class FileCoordinator: RouteSource {
       case .claim(let browser):
         let instance = state.table.instance(browser: browser)
         refusal = Self.refusal(instance.flatMap { [table = state.table] in table.pools[$0.pool] })
-      case .attach, .look, .reserved, .target: refusal = .unknown
+      case .attach, .look, .reserved, .target, .job: refusal = .unknown
       }
       state.counters.requests += 1
       state.counters.count(refusal)

@@ -50,6 +50,8 @@ struct Operation {
     case remember(target: String)
     case beat(touched: Set<String>)
     case borrow(pool: String, worker: Int)
+    case rememberJob(JobName, instance: String)
+    case findJob(JobQuestion)
     case countReplicas
     case readLoads
   }

@@ -154,6 +154,7 @@ extension Registry {
       empty(id, reason)
       call('DEL', counters_key(id))
       call('HDEL', load_key, id)
+      call('HDEL', weights_key, id)
       if old then
         call('ZREM', slots_key(old.pool), id)
         wake(old.pool)

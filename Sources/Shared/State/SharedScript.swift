@@ -48,6 +48,7 @@ enum SharedScript {
     local function replica_sessions_key(replica) return prefix .. 'replica:' .. replica .. ':sessions' end
 
     local load_key = prefix .. 'load'
+    local weights_key = prefix .. 'weights'
 
     local function whole(number) return string.format('%d', number) end
 
