@@ -19,7 +19,7 @@ WRITE ?=
 BERTH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench curves allocations fuzz soak lint format clean
+.PHONY: help run build test bench curves allocations fuzz soak sanitize lint format clean
 
 help: ## Says what there is
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ fuzz: ## Fuzzes the parsers and the exchange machine for a minute (libFuzzer)
 soak: ## Soaks berth-data: SOAK=1000 is ten times what `make test` does
 	@$(SWIFT) build --build-tests
 	@BERTH_SOAK=$(SOAK) $(SWIFT) test --skip-build --no-parallel --filter EndToEnd/Soak
+
+sanitize: ## Runs the data plane's tests under AddressSanitizer and ThreadSanitizer
+	@scripts/sanitize address
+	@scripts/sanitize thread
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests

@@ -40,7 +40,13 @@ extension EndToEnd {
         try await eventually("the proxy is ready", within: 30, show: proxy) {
           HTTP.get(admin, "/readyz")?.status == 200 ? () : nil
         }
-        let before = Self.descriptors(proxy.pid)
+        // The least of some looks: the admin server may still be closing what readiness was asked over.
+        var before = Self.descriptors(proxy.pid)
+        for _ in 0..<20 {
+          try await Task.sleep(for: .milliseconds(25))
+          let now = Self.descriptors(proxy.pid)
+          if now.count < before.count { before = now }
+        }
         let run = SoakRun(port: port, tlsPort: tlsPort, requests: 1_000 * percent, tunnels: 20 * percent)
         let started = Clock.monotonicMilliseconds
         try run.go(seed: seed)
@@ -54,7 +60,7 @@ extension EndToEnd {
         // Pipes stay pooled, four of two descriptors for each worker at most; nothing else stays.
         try await eventually("every descriptor is back", within: 30, show: proxy) {
           Self.descriptors(proxy.pid).filter { !$0.hasPrefix("pipe:") }.count
-            == before.filter { !$0.hasPrefix("pipe:") }.count
+            <= before.filter { !$0.hasPrefix("pipe:") }.count
         }
         let pipes = Self.descriptors(proxy.pid).count - before.count
         #expect(pipes <= 8 * ProcessInfo.processInfo.activeProcessorCount, "pipes")
