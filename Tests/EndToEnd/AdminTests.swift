@@ -32,7 +32,7 @@ extension EndToEnd {
         defer { for fd in idle { Socket.close(fd) } }
         for fd in idle.dropFirst() { _ = unsafe Socket.send(fd, "GET /", 5) }
         let before = Clock.monotonicMilliseconds
-        for _ in 0..<3 { #expect(HTTP.get(admin, "/healthz", seconds: 10)?.text == "ok\n") }
+        for _ in 0..<3 { #expect(HTTP.request("GET", admin, "/healthz", seconds: 10)?.text == "ok\n") }
         #expect(Clock.monotonicMilliseconds - before < 1_500, "idle clients have two seconds, others need not wait")
 
         // Nobody listens there.
