@@ -68,7 +68,7 @@ final class Replica {
     let pages = AdminPages(
       replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
       log: log, isDraining: { isDraining.isSet })
-    admin = try AdminServer(settings.admin) { pages.answer($0) }
+    admin = try AdminServer(settings.admin) { pages.answer($0, $1) }
   }
 
   private static func redisSource(_ settings: Settings, _ metrics: [WorkerMetrics], _ log: LogWriter) throws
