@@ -1,9 +1,11 @@
 // The admin port: pages for probes, Prometheus and people (AdminPages.swift). One thread serves a bounded number of clients
 // at a time, each with limits of its own, so that a slow one holds up nobody; workers are not disturbed by any of them.
+import Engine
 import Glibc
 import HTTPWire
 import Observability
 import Posix
+import Synchronization
 
 /// What the admin port answers with.
 struct AdminAnswer: Sendable {
@@ -19,11 +21,20 @@ final class AdminServer: Sendable {
   /// Further ones wait in the kernel's backlog for one of these to end.
   static let clients = 32
 
+  private let ending = Doorbell()
+  private let thread = Mutex<Thread?>(nil)
+
   /// Opens the port; throws a sentence when it is taken.
-  init(_ address: SocketAddress, answer: @escaping @Sendable (_ path: String, _ query: String) -> AdminAnswer)
-    throws(AdminError)
-  {
-    let fd = Socket.listen(address, backlog: 64, sharesPort: false, defersAccept: false)
+  /// - Parameter inherited: another process' listeners, which are the server's from now on: one for this address is used.
+  init(
+    _ address: SocketAddress, inherited: [HandoverListener] = [],
+    answer: @escaping @Sendable (_ path: String, _ query: String) -> AdminAnswer
+  ) throws(AdminError) {
+    let known = inherited.first { $0.address.description == address.description }
+    for other in inherited where other != known { Socket.close(other.descriptor) }
+    let fd =
+      known.map { Int($0.descriptor) }
+      ?? Socket.listen(address, backlog: 64, sharesPort: false, defersAccept: false)
     guard fd >= 0 else {
       throw AdminError(description: "cannot listen on \(address) (--admin): \(Errno.text(fd))")
     }
@@ -34,30 +45,47 @@ final class AdminServer: Sendable {
 
   struct AdminError: Error, CustomStringConvertible { let description: String }
 
+  /// What another process needs to answer here in this one's place.
+  var handoverListener: HandoverListener { HandoverListener(kind: .admin, address: address, descriptor: listener) }
+
   func start() {
-    _ = Thread.start("berth-admin") { [self] in
+    let started = Thread.start("berth-admin") { [self] in
       var visitors: [Visitor] = []
-      while true { turn(&visitors) }
+      var isEnding = false
+      while !isEnding || !visitors.isEmpty { turn(&visitors, &isEnding) }
     }
+    thread.withLock { $0 = started }
+  }
+
+  /// Takes no more connections: another process has the port. Returns when the last one has its answer.
+  func handOver() {
+    ending.ring()
+    thread.withLock { thread in
+      thread?.join()
+      thread = nil
+    }
+    Socket.close(listener)
   }
 
   /// Waits for the listener, while there is room, and for every client; then goes on with those that something came for.
-  private func turn(_ visitors: inout [Visitor]) {
+  private func turn(_ visitors: inout [Visitor], _ isEnding: inout Bool) {
     var entries = visitors.map { pollfd(fd: $0.fd, events: Int16($0.events), revents: 0) }
-    let hasRoom = visitors.count < Self.clients
+    let hasRoom = visitors.count < Self.clients && !isEnding
+    if !isEnding { entries.append(pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0)) }
     if hasRoom { entries.append(pollfd(fd: listener, events: Int16(POLLIN), revents: 0)) }
     let now = Clock.monotonicMilliseconds
     let wait = visitors.map(\.deadline).min().map { Int32(clamping: max($0 - now, 0)) } ?? -1
     let ready = unsafe poll(&entries, nfds_t(entries.count), wait)
     guard ready >= 0 else { return }
     let after = Clock.monotonicMilliseconds
+    if !isEnding, entries[visitors.count].revents != 0 { isEnding = true }
     for index in visitors.indices.reversed() {
       if entries[index].revents != 0 { visitors[index].advance(answer) }
       guard visitors[index].isDone || visitors[index].deadline <= after else { continue }
       Socket.close(visitors[index].fd)
       visitors.remove(at: index)
     }
-    guard hasRoom, entries[entries.count - 1].revents != 0 else { return }
+    guard hasRoom, !isEnding, entries[entries.count - 1].revents != 0 else { return }
     var peer = SocketAddress()
     let fd = Socket.accept(listener, from: &peer)
     if fd >= 0 { visitors.append(Visitor(fd: Int32(fd))) }
