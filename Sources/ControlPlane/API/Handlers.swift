@@ -22,7 +22,8 @@ package struct APIConfiguration: Sendable {
   package var id: String
   package var processID: Int
 
-  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int) {
+  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int)
+  {
     self.pools = pools
     self.publicURL = publicURL
     self.maxSessions = maxSessions

@@ -7,7 +7,6 @@ package import Routing
 package enum ContainerRequest {
   static let poolLabel = "berth.pool"
   static let generationLabel = "berth.generation"
-  static let hostLabel = "berth.host"
   static let portLabel = "berth.port"
   static let slotsLabel = "berth.slots"
   static let kindLabel = "berth.kind"
@@ -32,7 +31,7 @@ package enum ContainerRequest {
       "Env": .array(environment.map { "\($0.key)=\($0.value)" }.sorted().map(JSON.string)),
       "Labels": [
         Engine.ownerLabel: .string(owner), Engine.instanceLabel: .string(plan.id), poolLabel: .string(plan.spec.name),
-        generationLabel: .string(String(plan.generation)), hostLabel: .string(host.name),
+        generationLabel: .string(String(plan.generation)), Engine.hostLabel: .string(host.name),
         portLabel: .string(String(plan.port)), slotsLabel: .string(String(plan.spec.slots)),
         kindLabel: .string(plan.spec.kind.rawValue), startedLabel: .string(String(now)),
       ],
@@ -82,7 +81,7 @@ package enum ContainerRequest {
   /// The record of a container's instance as its labels have it, without browser; nil when they are not ours.
   package static func record(of entry: JSON, address: String) -> InstanceRecord? {
     guard let labels = entry["Labels"], let id = labels[Engine.instanceLabel]?.string,
-      let pool = labels[poolLabel]?.string, let host = labels[hostLabel]?.string, let container = entry["Id"]?.string,
+      let pool = labels[poolLabel]?.string, let host = labels[Engine.hostLabel]?.string, let container = entry["Id"]?.string,
       let port = labels[portLabel]?.string.flatMap({ Int($0) })
     else { return nil }
     func number(_ label: String) -> Int { labels[label]?.string.flatMap { Int($0) } ?? 0 }

@@ -19,6 +19,12 @@ final class Engine: Sendable {
 
   static let ownerLabel = "berth.owner"
   static let instanceLabel = "berth.instance"
+  static let hostLabel = "berth.host"
+
+  /// What our containers bear: two hosts of the settings may be one engine.
+  var marks: JSON {
+    [.string("\(Self.ownerLabel)=\(settings.owner)"), .string("\(Self.hostLabel)=\(host.name)")]
+  }
 
   /// A container of ours.
   struct Container: Sendable, Equatable {
@@ -114,7 +120,7 @@ final class Engine: Sendable {
 
   /// Our containers, those that have ended too.
   func list(_ deadline: Deadline) throws(EngineError) -> [JSON] {
-    let filters: JSON = ["label": [.string("\(Self.ownerLabel)=\(settings.owner)")]]
+    let filters: JSON = ["label": marks]
     let answer = try call("GET", "/containers/json?all=1&filters=\(Self.escaped(filters.text))", deadline: deadline)
     return answer.array ?? []
   }

@@ -46,7 +46,7 @@ extension Engine {
     try greet(contact)
     let filters: JSON = [
       "type": ["container"], "event": ["die", "destroy"],
-      "label": [.string("\(Self.ownerLabel)=\(settings.owner)")],
+      "label": marks,
     ]
     let events = try EngineConnection(host.endpoint, deadline: contact)
     try events.send(
