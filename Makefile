@@ -2,17 +2,24 @@
 #
 #   make run ARGS="--replicas 2"       arguments for `berth up`
 #   make test FILTER=RoutingTests      only the tests whose name matches
+#   make bench SCENARIOS=S1,S2 REPEATS=5 SECONDS=2 RUNS=3 WRITE=1    BERTH=path measures another build
 
 SWIFT ?= swift
 CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
+SCENARIOS ?=
+REPEATS ?=
+SECONDS ?=
+RUNS ?=
+WRITE ?=
+BERTH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint format clean
+.PHONY: help run build test bench curves allocations lint format clean
 
 help: ## Says what there is
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Installs what is missing, builds and starts everything (berth up)
 	@scripts/bootstrap run
@@ -32,6 +39,30 @@ test: ## Installs what is missing, builds and runs every test
 	@echo "==> running the tests"
 	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
 	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)')
+
+berth-data = $(or $(BERTH),$$($(SWIFT) build -c release --show-bin-path)/berth-data)
+
+build-berth-data:
+ifeq ($(BERTH),)
+	@echo "==> building berth-data (release)"
+	@$(SWIFT) build -c release --product berth-data
+endif
+
+bench: ## Installs what is missing and measures berth-data beside HAProxy and nginx
+	@scripts/bootstrap bench
+	@$(MAKE) --no-print-directory build-berth-data
+	@BERTH="$(berth-data)" SCENARIOS='$(SCENARIOS)' REPEATS='$(REPEATS)' SECONDS_EACH='$(SECONDS)' RUNS='$(RUNS)' \
+	  WRITE='$(WRITE)' Tests/Benchmarks/run
+
+curves: ## Measures cost per request by instances, routes, connections and workers
+	@scripts/bootstrap bench
+	@$(MAKE) --no-print-directory build-berth-data
+	@BERTH="$(berth-data)" Tests/Benchmarks/curves.py $(if $(WRITE),--write docs/performance.md)
+
+allocations: ## Counts allocations and reference counts per request and chunk
+	@scripts/bootstrap bench
+	@$(MAKE) --no-print-directory build-berth-data
+	@BERTH="$(berth-data)" Tests/Benchmarks/allocations.py $(if $(WRITE),--write docs/performance)
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests

@@ -115,6 +115,7 @@ let package = Package(
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
     unitTests(of: "RouteFiles", ["Routing"]),
+    unitTests(of: "Posix"),
     unitTests(of: "Observability", ["JSON", "Posix"]),
     unitTests(of: "HTTPWire"),
     unitTests(of: "CDP", ["JSON"]),
@@ -131,8 +132,8 @@ let package = Package(
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
-        "API", "Domain", "Engine", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis", "RouteFeed",
-        "Routing",
+        "API", "Domain", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis",
+        "RouteFeed", "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
       path: "Tests/Integration", swiftSettings: strict),

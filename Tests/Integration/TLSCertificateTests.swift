@@ -87,50 +87,6 @@ struct TLSCertificateTests {
     )
   }
 
-  /// Serves one connection of the `openssl` command until the peer ends; with an answer, until the first line came.
-  private func serve(_ context: TLSServerContext, _ listener: Int32, answer: [UInt8] = []) -> TLSPeerThread<Served> {
-    TLSPeerThread {
-      let driver = try TLSServerDriver(context, tlsAccept(listener))
-      do { try driver.handshake() } catch { return Served(failure: "\(error)") }
-      var got: [UInt8] = []
-      var input: [UInt8] = []
-      while true {
-        let result = try driver.readOnce(input)
-        switch result {
-        case .plain(let bytes):
-          got += bytes
-          input = []
-          guard got.last == UInt8(ascii: "\n"), !answer.isEmpty else { continue }
-          try driver.write(answer)
-          _ = try driver.turn { $0.shutdown($1) }
-          return Served(driver.connection)
-        case .wantRead:
-          input = try driver.receive(65_536)
-          if input.isEmpty { return Served(driver.connection) }
-        case .closed:
-          _ = try driver.turn { $0.shutdown($1) }
-          return Served(driver.connection)
-        case .failed(let failure): return Served(failure: failure.reason)
-        }
-      }
-    }
-  }
-  struct Served: Sendable {
-    var version = ""
-    var resumed = false
-    var failure: String?
-    init(failure: String) { self.failure = failure }
-    init(_ connection: TLSServerConnection) {
-      version = connection.version
-      resumed = connection.resumed
-    }
-  }
-
-  /// `openssl s_client` ends on a line that starts with Q; with `-ign_eof` it stays until the server ends.
-  private func client(_ port: Int, _ more: [String], input: String = "Q\n") throws -> (status: Int32, output: String) {
-    try openssl(["s_client", "-connect", "127.0.0.1:\(port)", "-servername", "localhost"] + more, input: input)
-  }
-
   @Test("TLS 1.2 and 1.3 with ALPN http/1.1 and X25519 first; older versions and h2 alone are refused")
   func settings() throws {
     let folder = try TLSFolder()
@@ -139,30 +95,30 @@ struct TLSCertificateTests {
     defer { close(listener) }
     let trusted = ["-CAfile", folder.file("certificate.pem"), "-verify_return_error"]
 
-    var server = serve(context, listener)
-    var seen = try client(port, trusted + ["-alpn", "h2,http/1.1"])
+    var server = tlsServe(context, listener)
+    var seen = try tlsClient(port, trusted + ["-alpn", "h2,http/1.1"])
     #expect(seen.output.contains("ALPN protocol: http/1.1"))
     #expect(seen.output.contains("Server Temp Key: X25519"))
     #expect(try server.value().version == "TLSv1.3")
 
-    server = serve(context, listener)
-    seen = try client(port, trusted + ["-tls1_2"])
+    server = tlsServe(context, listener)
+    seen = try tlsClient(port, trusted + ["-tls1_2"])
     #expect(seen.output.contains("No ALPN negotiated"))
     #expect(seen.output.contains("Cipher is ECDHE-ECDSA-"))
     #expect(try server.value().version == "TLSv1.2")
 
-    server = serve(context, listener)
-    seen = try client(port, ["-alpn", "h2"])
+    server = tlsServe(context, listener)
+    seen = try tlsClient(port, ["-alpn", "h2"])
     #expect(seen.output.contains("no application protocol"))
     #expect(try server.value().failure == "no application protocol")
 
-    server = serve(context, listener)
-    seen = try client(port, ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"])
+    server = tlsServe(context, listener)
+    seen = try tlsClient(port, ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"])
     #expect(seen.output.contains("protocol version"))
     #expect(try server.value().failure == "unsupported protocol")
 
-    server = serve(context, listener)
-    seen = try client(port, ["-verify_return_error"])
+    server = tlsServe(context, listener)
+    seen = try tlsClient(port, ["-verify_return_error"])
     #expect(seen.status != 0)
     let failure = try server.value().failure
     #expect(failure?.contains("alert") == true, "an untrusting client says so: \(failure ?? "nothing")")
@@ -176,11 +132,11 @@ struct TLSCertificateTests {
     defer { close(listener) }
     let ticket = folder.file("ticket")
     // The client must stay until the ticket has come, so the server ends this one.
-    var server = serve(context, listener, answer: [1])
-    _ = try client(port, [version, "-sess_out", ticket, "-ign_eof"], input: "hello\n")
+    var server = tlsServe(context, listener, answer: [1])
+    _ = try tlsClient(port, [version, "-sess_out", ticket, "-ign_eof"], input: "hello\n")
     #expect(try server.value().resumed == false)
-    server = serve(context, listener)
-    let seen = try client(port, [version, "-sess_in", ticket])
+    server = tlsServe(context, listener)
+    let seen = try tlsClient(port, [version, "-sess_in", ticket])
     #expect(seen.output.contains("Reused, TLSv1."))
     #expect(try server.value().resumed)
   }

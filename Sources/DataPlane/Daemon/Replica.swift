@@ -41,8 +41,9 @@ final class Replica {
     do {
       var configuration = EngineConfiguration(
         listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
-        workers: settings.workers, splice: settings.splice)
+        workers: settings.workers, limits: settings.limits, splice: settings.splice)
       configuration.trustedProxies = settings.trustedProxies
+      configuration.proxyProtocolFrom = settings.proxyProtocolFrom
       engine = try Engine(configuration)
     } catch {
       throw ReplicaError(
@@ -87,8 +88,8 @@ final class Replica {
   }
 
   private static func certificates(_ settings: Settings) throws -> Certificates? {
-    guard let certificate = settings.certificate, let key = settings.key else { return nil }
-    return Certificates(context: try TLSServerContext(certificateFile: certificate, keyFile: key))
+    guard !settings.tls.isEmpty else { return nil }
+    return Certificates(context: try settings.tls.context(processSecret: .random()))
   }
 
   func run() throws {

@@ -18,8 +18,15 @@ import Posix
     unsafe place += text.utf8CodeUnitCount
   }
 
+  /// Copies in pieces of 16 bytes, up to 15 bytes more than asked for, which both sides must have room for.
   @inline(__always) mutating func copy(_ from: UnsafeRawPointer, _ count: Int) {
-    unsafe UnsafeMutableRawPointer(place).copyMemory(from: from, byteCount: count)
+    var offset = 0
+    while offset < count {
+      unsafe UnsafeMutableRawPointer(place).storeBytes(
+        of: from.loadUnaligned(fromByteOffset: offset, as: SIMD16<UInt8>.self), toByteOffset: offset,
+        as: SIMD16<UInt8>.self)
+      offset += 16
+    }
     unsafe place += count
   }
 
@@ -28,47 +35,41 @@ import Posix
   @inline(__always) mutating func number(_ value: Int) { number(UInt64(max(value, 0))) }
 
   @inline(__always) mutating func number(_ value: UInt64) {
-    if value < 10 { return byte(UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: value)) }
-    let count = Self.digitCount(value)
-    unsafe place += count
-    var rest = value
-    var at = unsafe place
-    // 32-bit division is several times faster, and nearly all numbers fit.
-    if rest <= UInt64(UInt32.max) {
-      var small = UInt32(truncatingIfNeeded: rest)
-      for _ in 0..<count {
-        unsafe at -= 1
-        unsafe at.pointee = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: small % 10)
-        small /= 10
-      }
-    } else {
-      for _ in 0..<count {
-        unsafe at -= 1
-        unsafe at.pointee = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: rest % 10)
-        rest /= 10
-      }
-    }
+    if value < 100_000_000 { eight(Self.digits(value)) } else { long(value) }
   }
 
-  private static func digitCount(_ value: UInt64) -> Int {
-    var count = 1
-    var rest = value
-    while rest >= 10_000 {
-      rest /= 10_000
-      count += 4
-    }
-    if rest >= 1_000 { return count + 3 }
-    if rest >= 100 { return count + 2 }
-    return rest >= 10 ? count + 1 : count
+  private mutating func long(_ value: UInt64) {
+    let (high, low) = value.quotientAndRemainder(dividingBy: 100_000_000)
+    number(high)
+    unsafe UnsafeMutableRawPointer(place).storeBytes(of: Self.digits(low) | Self.zeros, as: UInt64.self)
+    unsafe place += 8
   }
 
-  /// With leading zeros.
+  /// Writes eight digits without the zeros before the first other one.
+  @inline(__always) private mutating func eight(_ digits: UInt64) {
+    let skipped = min(digits.trailingZeroBitCount / 8, 7)
+    unsafe UnsafeMutableRawPointer(place).storeBytes(
+      of: (digits | Self.zeros) >> UInt64(skipped * 8), as: UInt64.self)
+    unsafe place += 8 - skipped
+  }
+
+  private static let zeros: UInt64 = 0x3030_3030_3030_3030
+
+  /// The eight digits of a number below 10⁸, one a byte, the first in the lowest byte. All pairs, then all digits, are
+  /// divided at once: 10486 / 2²⁰ is 1/100 closely enough for numbers below 10,000, 103 / 2¹⁰ is 1/10 for those below 100.
+  @inline(__always) static func digits(_ value: UInt64) -> UInt64 {
+    let high = value / 10_000
+    let fours = high | (value &- high &* 10_000) << 32
+    let hundreds = (fours &* 10_486) >> 20 & 0x0000_007F_0000_007F
+    let pairs = (fours &- hundreds &* 100) << 16 | hundreds
+    let tens = (pairs &* 103) >> 10 & 0x000F_000F_000F_000F
+    return (pairs &- tens &* 10) << 8 | tens
+  }
+
+  /// With leading zeros, at most eight digits. Writes up to seven bytes more than the digits.
   @inline(__always) mutating func digits(_ value: Int, width: Int) {
-    var rest = UInt32(truncatingIfNeeded: value)
-    for offset in (0..<width).reversed() {
-      unsafe place[offset] = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: rest % 10)
-      rest /= 10
-    }
+    let ascii = Self.digits(UInt64(truncatingIfNeeded: value)) | Self.zeros
+    unsafe UnsafeMutableRawPointer(place).storeBytes(of: ascii >> UInt64(8 * (8 - width)), as: UInt64.self)
     unsafe place += width
   }
 
@@ -76,31 +77,38 @@ import Posix
 
   /// `192.0.2.1:443` or `[2001:db8::1]:443`. IPv4 in IPv6 is written as IPv4.
   @inline(__always) mutating func address(_ address: borrowing SocketAddress) {
-    // sockaddr_in(7) has its address at offset 4, sockaddr_in6(7) at 8; both have the port at 2.
-    let port = address.port
-    let isIPv6 = address.isIPv6
+    // Both sockaddr_in(7) and sockaddr_in6(7) begin with family and port; the address is at offset 4 or 8.
     unsafe withUnsafeBytes(of: address) { bytes in
-      if !isIPv6 {
-        unsafe four(bytes.baseAddress! + 4)
+      let start = bytes.baseAddress!
+      if unsafe start.load(as: UInt16.self) != UInt16(AF_INET6) {
+        unsafe four(start + 4)
+      } else if unsafe start.load(fromByteOffset: 8, as: UInt64.self) == 0,
+        unsafe start.load(fromByteOffset: 16, as: UInt32.self) == 0xFFFF_0000
+      {
+        unsafe four(start + 20)
       } else {
-        let six = unsafe bytes.baseAddress! + 8
-        let isMapped =
-          unsafe six.loadUnaligned(as: UInt64.self) == 0 && (six + 8).loadUnaligned(as: UInt32.self) == 0xFFFF_0000
-        if isMapped { unsafe four(six + 12) } else { unsafe self.six(six) }
+        unsafe six(start + 8)
       }
+      byte(UInt8(ascii: ":"))
+      unsafe number(UInt64(start.load(fromByteOffset: 2, as: UInt16.self).byteSwapped))
     }
-    byte(UInt8(ascii: ":"))
-    number(port)
   }
 
   @inline(__always) private mutating func four(_ bytes: UnsafeRawPointer) {
     for index in 0..<4 {
       if index > 0 { byte(UInt8(ascii: ".")) }
-      let value = unsafe bytes.load(fromByteOffset: index, as: UInt8.self)
-      if value >= 100 { byte(UInt8(ascii: "0") + value / 100) }
-      if value >= 10 { byte(UInt8(ascii: "0") + value / 10 % 10) }
-      byte(UInt8(ascii: "0") + value % 10)
+      unsafe octet(UInt32(bytes.load(fromByteOffset: index, as: UInt8.self)))
     }
+  }
+
+  @inline(__always) private mutating func octet(_ value: UInt32) {
+    let hundreds = (value &* 41) >> 12
+    let rest = value &- hundreds &* 100
+    let tens = (rest &* 103) >> 10
+    let digits = hundreds | tens << 8 | (rest &- tens &* 10) << 16
+    let skipped: UInt32 = value < 10 ? 2 : value < 100 ? 1 : 0
+    unsafe UnsafeMutableRawPointer(place).storeBytes(of: (digits | 0x30_3030) >> (skipped &* 8), as: UInt32.self)
+    unsafe place += Int(3 &- skipped)
   }
 
   /// RFC 5952: the first of the longest runs of two or more zero groups is left out.
@@ -145,24 +153,32 @@ import Posix
 
   /// Bytes inside a JSON string (RFC 8259 section 7). Quotes, backslashes, control bytes and bytes beyond ASCII are written
   /// as escapes, one a byte, because what clients send need not be UTF-8. At most six bytes come of one.
+  /// Reads up to seven bytes more than asked for.
   @inline(__always) mutating func escaped(_ from: UnsafeRawPointer, _ count: Int) {
-    var index = 0
-    // Eight bytes at a time as long as all of them stand for themselves.
-    while index + 8 <= count {
-      let word = unsafe from.loadUnaligned(fromByteOffset: index, as: UInt64.self)
-      guard Self.isPlain(word) else { break }
-      unsafe UnsafeMutableRawPointer(place).storeBytes(of: word, as: UInt64.self)
-      unsafe place += 8
-      index += 8
+    var offset = 0
+    while offset < count {
+      var word = unsafe from.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+      let left = count - offset
+      // What follows the text is none of its business: taken for zero digits, which are plain.
+      if left < 8 { word = word & ~(~0 << UInt64(8 * left)) | Self.zeros << UInt64(8 * left) }
+      if Self.isPlain(word) {
+        unsafe UnsafeMutableRawPointer(place).storeBytes(of: word, as: UInt64.self)
+        unsafe place += min(left, 8)
+      } else {
+        escape(word, min(left, 8))
+      }
+      offset += 8
     }
-    while index < count {
-      let value = unsafe from.load(fromByteOffset: index, as: UInt8.self)
+  }
+
+  private mutating func escape(_ word: UInt64, _ count: Int) {
+    for index in 0..<count {
+      let value = UInt8(truncatingIfNeeded: word >> UInt64(8 * index))
       if value >= 0x20, value < 0x7F, value != UInt8(ascii: "\""), value != UInt8(ascii: "\\") {
         byte(value)
       } else {
         escape(value)
       }
-      index += 1
     }
   }
 
@@ -187,5 +203,19 @@ import Posix
     // A byte that is zero lends from its neighbour, so its top bit comes to be set although it was not.
     let found = below | (quote &- ones) & ~quote | (backslash &- ones) & ~backslash | (delete &- ones) & ~delete
     return (found | word) & tops == 0
+  }
+
+  /// Where a byte is first, or `count`. Reads up to seven bytes more than asked for.
+  @inline(__always) static func find(_ byte: UInt8, _ from: UnsafeRawPointer, _ count: Int) -> Int {
+    let ones: UInt64 = 0x0101_0101_0101_0101
+    var offset = 0
+    while offset < count {
+      let others = unsafe from.loadUnaligned(fromByteOffset: offset, as: UInt64.self) ^ ones &* UInt64(byte)
+      // The lowest set bit is right; those above it may come of a borrow.
+      let found = (others &- ones) & ~others & 0x8080_8080_8080_8080
+      if found != 0 { return min(offset + found.trailingZeroBitCount / 8, count) }
+      offset += 8
+    }
+    return count
   }
 }

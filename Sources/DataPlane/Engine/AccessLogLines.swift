@@ -19,10 +19,10 @@ import ProxyMachine
   private(set) var lines = 0
   /// Unix time minus monotonic time, in microseconds.
   private var unixOffset = 0
-  /// The second that `stamp` tells.
-  private var stampSecond = Int.min
-  /// `{"time":"2026-01-02T03:04:05.`
-  private var stamp = InlineArray<29, UInt8>(repeating: 0)
+  /// The second that `stamp` tells, in microseconds of Unix time.
+  private var stampMicroseconds = Int.max / 2
+  /// `{"time":"2026-01-02T03:04:05.` and room for what writing it writes more.
+  private var stamp = InlineArray<40, UInt8>(repeating: 0)
   private var routes = NamedFields("route", [])
   private var pools = NamedFields("pool", [])
   private var instances = NamedFields("instance", [])
@@ -63,10 +63,9 @@ import ProxyMachine
     precondition(hasRoom, "the buffer is written out before it is full")
     let head = unsafe text.load(as: AccessTextHead.self)
     var part = unsafe text + MemoryLayout<AccessTextHead>.size
-    let unixMicroseconds = record.startedMicroseconds + unixOffset
-    let (second, fraction) = unixMicroseconds.quotientAndRemainder(dividingBy: 1_000_000)
-    if second != stampSecond { setStamp(second) }
     var out = unsafe ByteCursor(base + count)
+    var fraction = record.startedMicroseconds + unixOffset - stampMicroseconds
+    if fraction < 0 || fraction >= 1_000_000 { fraction = setStamp(record.startedMicroseconds + unixOffset) }
     unsafe withUnsafeBytes(of: stamp) { unsafe out.copy($0.baseAddress!, 29) }
     out.digits(fraction / 1_000, width: 3)
     out.literal("Z\",\"client\":\"")
@@ -127,7 +126,7 @@ import ProxyMachine
     }
     if record.flags.rawValue != 0 { flags(record.flags, &out) }
     if head.isCut { out.literal(",\"path_cut\":true") }
-    reasons.write(Int(record.reason.rawValue), to: &out)
+    if record.reason != .responseComplete { reasons.write(Int(record.reason.rawValue), to: &out) }
     out.literal("}\n")
     unsafe count = out.place - base
     lines += 1
@@ -136,14 +135,14 @@ import ProxyMachine
   @inline(__always) private func flags(_ flags: AccessRecord.Flags, _ out: inout ByteCursor) {
     if flags.rawValue & AccessRecord.Flags.tls.rawValue != 0 { out.literal(",\"tls\":true") }
     if flags.rawValue & AccessRecord.Flags.resumed.rawValue != 0 { out.literal(",\"resumed\":true") }
-    if flags.rawValue & AccessRecord.Flags.reused.rawValue != 0 { out.literal(",\"reused\":true") }
     if flags.rawValue & AccessRecord.Flags.session.rawValue != 0 { out.literal(",\"session\":true") }
     if flags.rawValue & AccessRecord.Flags.tunnel.rawValue != 0 { out.literal(",\"tunnel\":true") }
   }
 
-  /// Date and time of a second of Unix time, RFC 3339 in UTC.
-  private mutating func setStamp(_ second: Int) {
-    stampSecond = second
+  /// Prepares date and time of a second, RFC 3339 in UTC; the microseconds beyond it.
+  private mutating func setStamp(_ unixMicroseconds: Int) -> Int {
+    let (second, fraction) = max(unixMicroseconds, 0).quotientAndRemainder(dividingBy: 1_000_000)
+    stampMicroseconds = second * 1_000_000
     var time = time_t(second)
     var parts = unsafe tm()
     _ = unsafe gmtime_r(&time, &parts)
@@ -158,6 +157,7 @@ import ProxyMachine
         out.literal(after)
       }
     }
+    return fraction
   }
 }
 
@@ -178,7 +178,8 @@ import ProxyMachine
       text += JSON.string(String(name.prefix(Self.nameCharacters))).bytes
       ends.append(UInt32(text.count))
     }
-    self.text = FixedArray(text)
+    // Copies read up to 15 bytes too many.
+    self.text = FixedArray(text + [UInt8](repeating: 0, count: 16))
     self.ends = FixedArray(ends)
   }
 
@@ -200,33 +201,35 @@ import ProxyMachine
 extension ByteCursor {
   /// An authority without its userinfo, which may be a key.
   @inline(__always) fileprivate mutating func host(_ from: UnsafeRawPointer, _ count: Int) {
-    guard let at = unsafe memchr(from, Int32(UInt8(ascii: "@")), count) else { return unsafe escaped(from, count) }
+    let at = unsafe Self.find(UInt8(ascii: "@"), from, count)
+    guard at < count else { return unsafe escaped(from, count) }
     literal("***")
-    let start = unsafe UnsafeRawPointer(at) - from
-    unsafe escaped(from + start, count - start)
+    unsafe escaped(from + at, count - at)
   }
 
   /// Path and query; the value of `token` becomes `***`.
   @inline(__always) fileprivate mutating func target(_ from: UnsafeRawPointer, _ count: Int) {
-    guard let mark = unsafe memchr(from, Int32(UInt8(ascii: "?")), count) else { return unsafe escaped(from, count) }
-    unsafe query(from, count, start: UnsafeRawPointer(mark) - from + 1)
+    let mark = unsafe Self.find(UInt8(ascii: "?"), from, count)
+    guard mark < count else { return unsafe escaped(from, count) }
+    unsafe query(from, count, start: mark + 1)
   }
 
   private mutating func query(_ from: UnsafeRawPointer, _ count: Int, start: Int) {
     unsafe escaped(from, start)
     var start = start
     while start <= count {
-      var end = start
-      while end < count, unsafe from.load(fromByteOffset: end, as: UInt8.self) != UInt8(ascii: "&") { end += 1 }
-      let equals = unsafe memchr(from + start, Int32(UInt8(ascii: "=")), end - start)
-      if let equals = unsafe equals, unsafe Self.isToken(from + start, UnsafeRawPointer(equals) - (from + start)) {
-        unsafe escaped(from + start, UnsafeRawPointer(equals) - (from + start) + 1)
+      let parameter = unsafe from + start
+      let length = unsafe Self.find(UInt8(ascii: "&"), parameter, count - start)
+      let name = unsafe Self.find(UInt8(ascii: "="), parameter, length)
+      if name < length, unsafe Self.isToken(parameter, name) {
+        unsafe escaped(parameter, name + 1)
         literal("***")
       } else {
-        unsafe escaped(from + start, end - start)
+        unsafe escaped(parameter, length)
       }
-      if end < count { byte(UInt8(ascii: "&")) }
-      start = end + 1
+      start += length
+      if start < count { byte(UInt8(ascii: "&")) }
+      start += 1
     }
   }
 

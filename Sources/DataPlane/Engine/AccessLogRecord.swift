@@ -13,10 +13,8 @@ package struct AccessRecord: BitwiseCopyable, Sendable {
     package static let resumed = Flags(rawValue: 2)
     /// The exchange became a tunnel; the record is written at the tunnel's end.
     package static let tunnel = Flags(rawValue: 4)
-    /// The request went out on a kept connection to the instance.
-    package static let reused = Flags(rawValue: 8)
-    /// A session of an exclusive pool.
-    package static let session = Flags(rawValue: 16)
+    /// It belongs to a session of an exclusive pool.
+    package static let session = Flags(rawValue: 8)
   }
 
   /// Monotonic microseconds at which the request's head was complete; for a connection without a request, its accept.
@@ -28,7 +26,7 @@ package struct AccessRecord: BitwiseCopyable, Sendable {
   package var bytesToClient: UInt64 = 0
   /// Waiting for a slot; -1 = it needed none.
   package var queueMicroseconds: Int32 = -1
-  /// The connection attempt that succeeded; -1 = none was made.
+  /// The connection attempt that succeeded; -1 = a kept connection was used.
   package var connectMicroseconds: Int32 = -1
   /// From the start to the first byte of the instance's answer; -1 = there was none.
   package var firstByteMicroseconds: Int32 = -1
@@ -40,7 +38,7 @@ package struct AccessRecord: BitwiseCopyable, Sendable {
   package var instance: LabelRow = AccessRecord.noRow
   /// What the client was answered; 0 = nothing.
   package var status: UInt16 = 0
-  /// ``CloseReason/responseComplete`` for requests that went well.
+  /// ``CloseReason/responseComplete``, which is not written, for requests that went well.
   package var reason = CloseReason.responseComplete
   package var flags = Flags(rawValue: 0)
   package var retries: UInt8 = 0

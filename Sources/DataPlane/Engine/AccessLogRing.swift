@@ -38,7 +38,8 @@ import Synchronization
     precondition(bytes == 0 || bytes >= 4_096 && bytes & (bytes - 1) == 0, "a ring's size is a power of two")
     capacity = bytes
     self.doorbell = doorbell
-    unsafe memory = .allocate(byteCount: max(bytes, 64), alignment: 64)
+    // The writer reads texts in words, up to seven bytes beyond their end.
+    unsafe memory = .allocate(byteCount: bytes + 64, alignment: 64)
     unsafe cells = .allocate(capacity: Self.cellCount)
     for index in 0..<Self.cellCount { unsafe (cells + index).initialize(to: Atomic(0)) }
   }

@@ -1,6 +1,6 @@
+// The data plane's threads: binds the listeners or takes those of another process, starts one worker a thread, hands tables
+// and certificates to them, drains them. berth-data owns one; tests make their own.
 private import Glibc
-// The data plane's threads: opens the listeners, starts one worker a thread, hands tables and certificates to them, drains
-// them. berth-data owns one; tests make their own.
 package import Observability
 package import Posix
 package import ProxyMachine
@@ -22,6 +22,8 @@ package struct EngineConfiguration: Sendable {
   package var splice: SpliceMode
   /// Peers whose X-Forwarded-For, Forwarded and X-Request-ID are kept and added to.
   package var trustedProxies: [AddressRange] = []
+  /// Peers that must begin with the PROXY protocol.
+  package var proxyProtocolFrom: [AddressRange] = []
 
   package init(
     listen: [SocketAddress], tlsListen: [SocketAddress] = [], certificates: Certificates? = nil, workers: Int = 1,
@@ -50,55 +52,87 @@ package final class Engine: Sendable {
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
   private let configuration: EngineConfiguration
+  /// By worker. Bound; they listen from ``listen()`` on.
   private let listeners: [[Int32]]
   private let tlsListeners: [[Int32]]
   private let threads = Mutex<[Thread]>([])
+  private let listens = Atomic<Bool>(false)
 
-  /// Opens the listeners; nothing is accepted before ``start(coordinator:log:)``. Throws when an address cannot be had.
-  package init(_ configuration: EngineConfiguration) throws(EngineError) {
+  /// Binds the listeners; nothing is accepted before ``start(coordinator:log:)``. Throws when an address cannot be had.
+  /// - Parameter inherited: listeners of another process, which are the engine's from now on: those for its own addresses are
+  ///   used, the others closed.
+  package init(_ configuration: EngineConfiguration, inherited: [HandoverListener] = []) throws(EngineError) {
     precondition(configuration.workers > 0, "an engine has at least one worker")
     precondition(configuration.tlsListen.isEmpty || configuration.certificates != nil, "TLS needs a certificate")
     self.configuration = configuration
     inboxes = (0..<configuration.workers).map { _ in Mailbox() }
     metrics = (0..<configuration.workers).map { _ in WorkerMetrics() }
     labels = LabeledMetrics(workers: configuration.workers)
+    var given = inherited
     var opened: [Int32] = []
+    defer { for listener in given { Socket.close(listener.descriptor) } }
     do {
-      (listeners, addresses) = try Self.open(configuration.listen, configuration, &opened)
-      (tlsListeners, tlsAddresses) = try Self.open(configuration.tlsListen, configuration, &opened)
+      (listeners, addresses) = try Self.bind(.plain, configuration.listen, configuration, &given, &opened)
+      (tlsListeners, tlsAddresses) = try Self.bind(.tls, configuration.tlsListen, configuration, &given, &opened)
     } catch {
       for fd in opened { Socket.close(fd) }
       throw error
     }
   }
 
-  /// One listener for each address and worker: the kernel spreads connections over them (SO_REUSEPORT).
-  private static func open(
-    _ addresses: [SocketAddress], _ configuration: EngineConfiguration, _ opened: inout [Int32]
+  /// At least one listener for each address and worker: the kernel spreads connections over them (SO_REUSEPORT). All that
+  /// were given for an address are used, since what waits in one that nobody has open is lost.
+  private static func bind(
+    _ kind: HandoverListener.Kind, _ addresses: [SocketAddress], _ configuration: EngineConfiguration,
+    _ given: inout [HandoverListener], _ opened: inout [Int32]
   ) throws(EngineError) -> ([[Int32]], [SocketAddress]) {
     var byWorker = [[Int32]](repeating: [], count: configuration.workers)
     var actual: [SocketAddress] = []
     for address in addresses {
+      let ours: (HandoverListener) -> Bool = { $0.kind == kind && $0.address.description == address.description }
+      let taken = given.filter(ours).map(\.descriptor)
+      given.removeAll(where: ours)
+      opened += taken
+      for (index, fd) in taken.enumerated() { byWorker[index % configuration.workers].append(fd) }
       var address = address
-      for worker in 0..<configuration.workers {
-        let fd = Socket.listen(
-          address, backlog: configuration.limits.listenBacklog, sharesPort: true, defersAccept: true)
-        guard fd >= 0 else {
-          throw EngineError(description: "cannot listen on \(address): \(Errno.text(fd))")
-        }
+      for worker in min(taken.count, configuration.workers)..<configuration.workers {
+        let fd = Socket.bindListener(address, sharesPort: true, defersAccept: true)
+        guard fd >= 0 else { throw EngineError(description: "cannot listen on \(address): \(Errno.text(fd))") }
         opened.append(Int32(fd))
         byWorker[worker].append(Int32(fd))
-        if worker == 0 {
-          address = Socket.localAddress(Int32(fd))
-          actual.append(address)
-        }
+        address = Socket.localAddress(Int32(fd))
       }
+      actual.append(address)
     }
     return (byWorker, actual)
   }
 
-  /// `accessLog` has as many workers as the engine; nil = requests are not logged.
+  /// Begins to listen: from now on the kernel takes connections for this engine, so call it when they can be served soon.
+  /// Until then other processes that share the port get them all.
+  package func listen() throws(EngineError) {
+    guard !listens.exchange(true, ordering: .relaxed) else { return }
+    for fd in (listeners + tlsListeners).flatMap(\.self) {
+      let result = Socket.listen(fd, backlog: configuration.limits.listenBacklog)
+      guard result >= 0 else {
+        throw EngineError(description: "cannot listen on \(Socket.localAddress(fd)): \(Errno.text(result))")
+      }
+    }
+  }
+
+  /// What another process needs to take over. Valid until ``drain(milliseconds:)``.
+  package var handoverListeners: [HandoverListener] {
+    func named(_ byWorker: [[Int32]], _ kind: HandoverListener.Kind) -> [HandoverListener] {
+      byWorker.flatMap(\.self).map {
+        HandoverListener(kind: kind, address: Socket.localAddress($0), descriptor: $0)
+      }
+    }
+    return named(listeners, .plain) + named(tlsListeners, .tls)
+  }
+
+  /// Starts the workers, which accept at once; listens if that was not done before. `accessLog` has as many workers as the
+  /// engine; nil = requests are not logged.
   package func start(coordinator: any Coordinator, log: LogWriter, accessLog: AccessLog? = nil) {
+    do { try listen() } catch { log.error("the engine does not listen", ["reason": .string(error.description)]) }
     let capacity = Self.descriptorLimit()
     threads.withLock { threads in
       for index in 0..<configuration.workers {

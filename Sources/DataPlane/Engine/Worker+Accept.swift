@@ -232,7 +232,7 @@ extension Worker {
         closeClient(fd, .slowReader)
       } else if s.slab[fd].machine.responseHasStarted || (peer >= 0 && !s.slab[peer].outbound.isEmpty) {
         if s.slab[fd].machine.responseHasStarted {
-          closeClient(fd, .cutBody)
+          closeClient(fd, .instanceStalled)
         } else {
           instanceFailed(fd, .firstByteTimeout)
         }

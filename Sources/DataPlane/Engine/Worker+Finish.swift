@@ -95,7 +95,10 @@ extension Worker {
     guard !s.slab[fd].isLingering else { return }
     endOutput(fd)
     guard s.slab[fd].outbound.isEmpty else { return }
-    let mayBeSending = !s.slab[fd].machine.requestIsDone || s.slab[fd].closeReason != .responseComplete
+    // Bytes behind the last request that nobody will read: closing would reset the connection because of them.
+    let hasSentMore = !s.slab[fd].inbound.isEmpty || s.slab[fd].isReadable
+    let mayBeSending =
+      hasSentMore || !s.slab[fd].machine.requestIsDone || s.slab[fd].closeReason != .responseComplete
     guard mayBeSending, !s.slab[fd].inputEnded else { return closeClient(fd, s.slab[fd].closeReason) }
     s.slab[fd].isLingering = true
     s.slab[fd].inbound.free(s.pool)
@@ -148,7 +151,8 @@ extension CloseReason {
   /// A client that has got a part of an answer must not take it for the whole: its connection is reset, not ended.
   var cutsAnswer: Bool {
     switch self {
-    case .cutBody, .slowReader, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout, .internalError,
+    case .cutBody, .slowReader, .instanceStalled, .instanceReset, .instanceClosedEarly, .badResponse, .bodyTimeout,
+      .internalError,
       .drainDeadline:
       true
     default: false

@@ -231,7 +231,7 @@ extension Worker {
     }
     guard
       unsafe sendHead(instance, headBytes, s.slab[fd].inbound.pointer + held, bodyBytes)
-    else { return instanceLost(fd, .reset) }
+    else { return writeFailed(instance) }
     if bodyBytes > 0 {
       s.slab[fd].machine.bodyForwarded()
       dropHeldHead(fd)

@@ -51,7 +51,7 @@ extension Worker {
         return false
       }
       guard moved > 0 else {
-        broken(target)
+        writeFailed(target)
         return false
       }
       s.slab[source].pipeBytes -= Int32(moved)

@@ -134,7 +134,6 @@ extension Worker {
     var flags: UInt8 = 0
     if s.slab[fd].tls != nil { flags |= AccessRecord.Flags.tls.rawValue }
     if s.slab[fd].isTunnel { flags |= AccessRecord.Flags.tunnel.rawValue }
-    if story.isReused { flags |= AccessRecord.Flags.reused.rawValue }
     if story.isSession { flags |= AccessRecord.Flags.session.rawValue }
     record.flags = AccessRecord.Flags(rawValue: flags)
     record.retries = story.retries

@@ -88,6 +88,8 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   /// Attempts made on instances for this request.
   package private(set) var attempts: UInt8 = 0
   private var draining = false
+  /// Whether any request came on this connection.
+  private var wasUsed = false
   private var clientEnded = false
   private var instanceEnded = false
 
@@ -105,6 +107,7 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   /// A whole head was read and routed. `exclusive`: its instance is found by the coordinator.
   package mutating func requestRead(_ facts: RequestFacts, exclusive: Bool) -> RequestAction {
     precondition(phase == .readingHead, "a head is read in readingHead only")
+    wasUsed = true
     request = facts
     requestDone = !facts.hasBody
     responseStarted = false
@@ -309,10 +312,11 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     return .close(reason)
   }
 
-  /// Stops offering more requests. An idle connection is to be closed at once.
+  /// Stops offering more requests. An idle connection is to be closed at once. One that has not been used yet is not idle:
+  /// its first request is on the way, and a client does not expect to be cut off before it. The wait for a head bounds it.
   package mutating func drain(insideHead: Bool) -> EndAction {
     draining = true
-    return phase == .readingHead && !insideHead ? close(.drained) : .none
+    return phase == .readingHead && !insideHead && wasUsed ? close(.drained) : .none
   }
 
   /// Whether the client waits for an answer of which it has no byte yet.

@@ -112,12 +112,6 @@ int copenssl_use_bio(SSL *ssl, BIO *bio) {
 
 // MARK: contexts
 
-// A key with a pass phrase would make OpenSSL ask at the terminal; a daemon has none.
-static int no_password(char *into, int capacity, int writing, void *user) {
-  (void)into, (void)capacity, (void)writing, (void)user;
-  return -1;
-}
-
 static int choose_protocol(SSL *ssl, const unsigned char **chosen, unsigned char *chosen_length,
                            const unsigned char *offered, unsigned int offered_length, void *user) {
   (void)ssl, (void)user;
@@ -136,7 +130,6 @@ static int configure(SSL_CTX *context) {
   SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
   SSL_CTX_set_read_ahead(context, 1);
-  SSL_CTX_set_default_passwd_cb(context, no_password);
   return SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 && SSL_CTX_set_cipher_list(context, suites) == 1;
 }
 
@@ -145,8 +138,7 @@ int copenssl_configure_server(SSL_CTX *context) {
   // Tickets resume sessions on any thread without state; the internal cache would be one lock for all workers.
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL);
-  return configure(context) && SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384") == 1 &&
-         SSL_CTX_set_session_id_context(context, (const unsigned char *)"berth", 5) == 1;
+  return configure(context) && SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384") == 1;
 }
 
 int copenssl_configure_client(SSL_CTX *context) { return configure(context); }

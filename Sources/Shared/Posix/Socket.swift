@@ -32,6 +32,18 @@ package enum Socket {
   /// A listening socket, non-blocking, or a negated errno.
   /// - Parameter sharesPort: SO_REUSEPORT: the kernel spreads connections over all sockets of the port (socket(7)).
   package static func listen(_ address: SocketAddress, backlog: Int32, sharesPort: Bool, defersAccept: Bool) -> Int {
+    let fd = bindListener(address, sharesPort: sharesPort, defersAccept: defersAccept)
+    guard fd >= 0 else { return fd }
+    let result = listen(Int32(fd), backlog: backlog)
+    guard result >= 0 else {
+      close(Int32(fd))
+      return result
+    }
+    return fd
+  }
+
+  /// The same, but the kernel gives it no connections before ``listen(_:backlog:)``.
+  package static func bindListener(_ address: SocketAddress, sharesPort: Bool, defersAccept: Bool) -> Int {
     let fd = systemCall {
       Int(socket(address.isIPv6 ? AF_INET6 : AF_INET, Int32(SOCK_STREAM.rawValue) | 0o2000000 | 0o4000, 0))
     }
@@ -42,16 +54,18 @@ package enum Socket {
     // Accepted sockets inherit both (tcp(7)).
     set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
     if defersAccept { set(descriptor, Int32(IPPROTO_TCP), TCP_DEFER_ACCEPT, 1) }
-    var result = unsafe address.withPointer { pointer, length in
+    let result = unsafe address.withPointer { pointer, length in
       systemCall { unsafe Int(bind(descriptor, pointer, length)) }
     }
-    if result >= 0 { result = systemCall { Int(Glibc.listen(descriptor, backlog)) } }
     guard result >= 0 else {
       close(descriptor)
       return result
     }
     return fd
   }
+
+  /// Begins to listen, or changes the backlog of a socket that does.
+  package static func listen(_ fd: Int32, backlog: Int32) -> Int { systemCall { Int(Glibc.listen(fd, backlog)) } }
 
   /// Begins a connection; the descriptor, or a negated errno. `inProgress` is told by the second value.
   package static func connect(_ address: SocketAddress) -> (descriptor: Int, pending: Bool) {

@@ -75,19 +75,20 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
-  /// Sixteen bytes, an IPv4 address as the IPv4-mapped one.
-  var mappedBytes: [UInt8] {
-    var copy = storage
-    return unsafe withUnsafeBytes(of: &copy) { bytes in
-      unsafe isIPv6 ? Array(bytes[8..<24]) : [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF] + Array(bytes[4..<8])
+  /// The address as one number of 128 bits, an IPv4 address as the IPv4-mapped one (RFC 4291, 2.5.5.2), so that
+  /// ::ffff:10.0.0.1 is 10.0.0.1.
+  var number: (high: UInt64, low: UInt64) {
+    func half(_ first: Int) -> UInt64 {
+      UInt64(UInt32(bigEndian: storage[first])) << 32 | UInt64(UInt32(bigEndian: storage[first + 1]))
     }
+    return isIPv6 ? (half(2), half(4)) : (0, 0xFFFF_0000_0000 | UInt64(UInt32(bigEndian: storage[1])))
   }
 
   /// Writes the address without its port as text into 46 bytes (INET6_ADDRSTRLEN); returns how many it took. An
   /// IPv4-mapped address is written as the IPv4 one that it is.
   package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
-    let bytes = mappedBytes
-    guard !isIPv6 || (bytes[..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xFF && bytes[11] == 0xFF) else {
+    let (high, low) = number
+    guard high == 0, low >> 32 == 0xFFFF else {
       var count = 0
       for byte in host.utf8 where count < 46 {
         text[count] = byte
@@ -96,12 +97,12 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
       return count
     }
     var count = 0
-    for index in 12..<16 {
-      if index > 12 {
+    for index in 0..<4 {
+      if index > 0 {
         text[count] = UInt8(ascii: ".")
         count += 1
       }
-      let value = bytes[index]
+      let value = UInt8(truncatingIfNeeded: low >> UInt64(24 - 8 * index))
       if value >= 100 {
         text[count] = 0x30 + value / 100
         count += 1

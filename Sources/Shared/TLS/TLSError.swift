@@ -38,13 +38,15 @@ package struct TLSFailure: Error, Equatable, Sendable {
     case notTLS
     /// The peer sent a fatal alert, e.g. because it does not trust the certificate.
     case peerAlert
+    /// Client certificates are required, and the client sent none (code 0) or one that is not good (code: `X509_V_ERR_…`).
+    case clientCertificate
     /// The output window had no room for a record that OpenSSL had to send (see ``TLSServerConnection/reserve``).
     case outputFull
     /// Everything else: no common version or cipher, a bad record, no memory.
     case other
   }
   package let kind: Kind
-  /// OpenSSL's packed error code; 0 when it gave none.
+  /// OpenSSL's packed error code, or what the kind says; 0 when it gave none.
   package let code: UInt
 
   init(kind: Kind, code: UInt) {
@@ -58,6 +60,10 @@ package struct TLSFailure: Error, Equatable, Sendable {
     case .plainHTTP: "a plain HTTP request came to the TLS port"
     case .outputFull: "no room for a record in the output window"
     case .notTLS: "the peer does not speak TLS"
+    case .clientCertificate:
+      code == 0
+        ? "the client sent no certificate, and one is required"
+        : "the client's certificate is not good: \(unsafe String(cString: X509_verify_cert_error_string(Int(code))))"
     case .peerAlert, .other: code == 0 ? "unexpected end" : describe(code)
     }
   }

@@ -88,7 +88,7 @@ package enum TLSWriteResult {
 /// One client's TLS connection: a pointer to OpenSSL's state, copied freely, freed by ``free()`` exactly once. It works on
 /// the thread and with the window that it was made with.
 @safe package struct TLSServerConnection {
-  private let ssl: OpaquePointer
+  let ssl: OpaquePointer
 
   /// Room that the output must have for `read` and `shutdown`, which send small records of their own (an alert). `write`
   /// keeps this much free beside each record, for the record's own overhead and the answer to a key update before it, so
@@ -200,7 +200,7 @@ package enum TLSWriteResult {
 
   /// Takes OpenSSL's error, and remembers it so that every later call fails alike.
   private func failure(_ window: TLSWindow, handshaking: Bool) -> TLSFailure {
-    let code = takeError()
+    var code = takeError()
     let reason = reason(of: code)
     var kind = TLSFailure.Kind.other
     if library(of: code) == COPENSSL_LIBRARY_SSL {
@@ -208,6 +208,12 @@ package enum TLSWriteResult {
       case COPENSSL_HTTP_REQUEST, COPENSSL_HTTPS_PROXY_REQUEST: kind = .plainHTTP
       case COPENSSL_WRONG_VERSION_NUMBER where handshaking:
         kind = window.inputStartsWithMethod ? .plainHTTP : .notTLS
+      case COPENSSL_VERIFY_FAILED:
+        kind = .clientCertificate
+        code = UInt(unsafe SSL_get_verify_result(ssl))
+      case COPENSSL_NO_CLIENT_CERTIFICATE:
+        kind = .clientCertificate
+        code = 0
       default: if reason >= COPENSSL_ALERT_OFFSET { kind = .peerAlert }
       }
     }

@@ -70,7 +70,7 @@ struct AccessLogTests {
     record.instance = lease.row(instance: "web-1", pool: "web")
     record.retries = 2
     record.reason = .tunnelEnded
-    record.flags = [.tls, .resumed, .reused, .session, .tunnel]
+    record.flags = [.tls, .resumed, .session, .tunnel]
     let text = Self.begin(
       log.workers[0], id: "abc-1", method: "GET", authority: "example.com:8080", target: "/devtools/page/1?x=2")
     log.workers[0].end(text, record)
@@ -82,7 +82,7 @@ struct AccessLogTests {
         {"time":"\(time)","client":"192.0.2.7:4711","id":"abc-1","method":"GET","host":"example.com:8080",\
         "path":"/devtools/page/1?x=2","status":101,"bytes_in":18446744073709551615,"bytes_out":10,"queue_us":1,\
         "connect_us":22,"first_byte_us":333,"total_us":5000000000,"route":"all \\"quoted\\" é","pool":"web",\
-        "instance":"web-1","retries":2,"tls":true,"resumed":true,"reused":true,"session":true,"tunnel":true,\
+        "instance":"web-1","retries":2,"tls":true,"resumed":true,"session":true,"tunnel":true,\
         "reason":"tunnel_ended"}
 
         """)
@@ -94,7 +94,7 @@ struct AccessLogTests {
     var lines = Lines()
     #expect(
       lines.text(Self.record(400), "", "", "", "")
-        == #","client":"192.0.2.7:4711","status":400,"bytes_in":0,"bytes_out":0,"total_us":0,"reason":"response_complete"}"#
+        == #","client":"192.0.2.7:4711","status":400,"bytes_in":0,"bytes_out":0,"total_us":0}"#
     )
     var record = Self.record()
     record.instance = 0
@@ -216,7 +216,7 @@ struct AccessLogTests {
     record.connectMicroseconds = .max
     record.firstByteMicroseconds = .max
     record.retries = .max
-    record.flags = [.tls, .resumed, .reused, .session, .tunnel]
+    record.flags = [.tls, .resumed, .session, .tunnel]
     (record.route, record.pool, record.instance) = (0, 0, 0)
     let name = String(repeating: "\u{1}\u{10FFFF}", count: 500)
     lines.lines.setNames(routes: [name], pools: [name], instances: [name])

@@ -231,7 +231,22 @@ private let ways: [(String, [Step], ExchangeMachine.Phase)] = [
       .clientEnd(insideHead: false, .close(.clientAborted)),
     ], .closed
   ),
-  ("drain closes who is idle", [.drain(insideHead: false, .close(.drained))], .closed),
+  (
+    "drain closes who is idle",
+    [
+      .request(get, exclusive: false, becomes: .connect), .connected(reused: false),
+      .response(ok, becomes: .relay(.length(2), closes: false)),
+      .responseEnd(.length(2), .nextRequest(reuseInstance: true)), .drain(insideHead: false, .close(.drained)),
+    ], .closed
+  ),
+  (
+    "drain lets who has just come make the one request that it came for",
+    [
+      .drain(insideHead: false, .none), .request(get, exclusive: false, becomes: .connect), .connected(reused: false),
+      .response(ok, becomes: .relay(.length(2), closes: true)),
+      .responseEnd(.length(2), .finish(.drained, reuseInstance: true)),
+    ], .finishing
+  ),
   (
     "drain lets a request end and then closes",
     [

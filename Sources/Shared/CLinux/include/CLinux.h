@@ -4,4 +4,5 @@
 #include "clinux_child.h"
 #include "clinux_poll.h"
 #include "clinux_process.h"
+#include "clinux_unix.h"
 #endif

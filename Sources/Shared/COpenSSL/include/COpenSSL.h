@@ -12,6 +12,7 @@
 #include <openssl/x509v3.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "copenssl_server.h"
 
 // What the window BIO reads from and writes to. One per worker thread: every SSL of the worker shares the BIO, and the
 // worker points the window at the connection's bytes just before each call.
@@ -36,10 +37,9 @@ BIO *copenssl_socket_bio(int fd);
 // The errno of the last failed read or write of a socket BIO; 0 when none failed.
 int copenssl_socket_error(BIO *bio);
 
-// A server context's settings that need callbacks or macros: TLS 1.2 or newer, AEAD ciphers, ALPN, buffers, key without
-// a pass phrase. 1 on success.
+// A server context's settings that do not differ from one to another: AEAD ciphers, groups, ALPN, buffers. 1 on success.
 int copenssl_configure_server(SSL_CTX *context);
-// The same for a client. 1 on success.
+// The same for a client; TLS 1.2 or newer. 1 on success.
 int copenssl_configure_client(SSL_CTX *context);
 // Verification of the peer's name; `name` is a host name or an IP literal. SNI is sent for host names. 1 on success.
 int copenssl_expect_name(SSL *ssl, const char *name, int verify);
@@ -60,15 +60,14 @@ int copenssl_add_extension(X509 *certificate, int nid, const char *value);
 // Reasons that TLS tells apart (enumerators of OpenSSL's headers are macros).
 enum {
   COPENSSL_LIBRARY_SSL = ERR_LIB_SSL,
-  COPENSSL_LIBRARY_X509 = ERR_LIB_X509,
   COPENSSL_LIBRARY_PEM = ERR_LIB_PEM,
   COPENSSL_LIBRARY_DECODER = ERR_LIB_OSSL_DECODER,
   COPENSSL_UNSUPPORTED = ERR_R_UNSUPPORTED,
   COPENSSL_HTTP_REQUEST = SSL_R_HTTP_REQUEST,
   COPENSSL_HTTPS_PROXY_REQUEST = SSL_R_HTTPS_PROXY_REQUEST,
   COPENSSL_WRONG_VERSION_NUMBER = SSL_R_WRONG_VERSION_NUMBER,
-  COPENSSL_KEY_VALUES_MISMATCH = X509_R_KEY_VALUES_MISMATCH,
-  COPENSSL_KEY_TYPE_MISMATCH = X509_R_KEY_TYPE_MISMATCH,
+  COPENSSL_VERIFY_FAILED = SSL_R_CERTIFICATE_VERIFY_FAILED,
+  COPENSSL_NO_CLIENT_CERTIFICATE = SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE,
   COPENSSL_NO_START_LINE = PEM_R_NO_START_LINE,
   COPENSSL_BAD_PASSWORD_READ = PEM_R_BAD_PASSWORD_READ,
   COPENSSL_INTERRUPTED = ERR_R_INTERRUPTED_OR_CANCELLED,  // what decoders say when they are given no pass phrase
