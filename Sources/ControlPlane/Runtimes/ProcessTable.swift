@@ -101,6 +101,12 @@ package struct ProcessFigures: Sendable, Equatable {
   package var memoryBytes: Int
   package var processes: Int
 
+  package init(cpuMilliseconds: Int, memoryBytes: Int, processes: Int) {
+    self.cpuMilliseconds = cpuMilliseconds
+    self.memoryBytes = memoryBytes
+    self.processes = processes
+  }
+
   /// Clock ticks a second, as /proc counts (it is 100 on every Linux that Swift runs on).
   private static let ticksPerSecond = 100
 
