@@ -15,10 +15,10 @@ final class DockerBench: Sendable {
   let bench: ControlBench
   /// Every bench has containers of its own.
   let owner: String
-  let engine: TestEngine
+  let engine: ContainerEngine
 
   init() throws {
-    engine = try TestEngine.find()
+    engine = try ContainerEngine.find()
     bench = try ControlBench()
     owner = "t" + String(UInt32.random(in: 0...UInt32.max), radix: 16)
   }
@@ -70,19 +70,19 @@ final class DockerBench: Sendable {
 }
 
 /// The engine of the tests, asked by its own command line so that the code under test is not its own witness.
-struct TestEngine: Sendable {
+struct ContainerEngine: Sendable {
   let address: String
   var endpoint: EngineEndpoint { EngineEndpoint(address)! }
   var socket: String { String(address.dropFirst("unix://".count)) }
 
-  static func find() throws -> TestEngine {
+  static func find() throws -> ContainerEngine {
     let script = FileManager.default.currentDirectoryPath + "/scripts/test-engine"
     let (status, out) = try run("bash", [script, "host"])
     let address = out.trimmingCharacters(in: .whitespacesAndNewlines)
     guard status == 0, address.hasPrefix("unix://") else {
       throw FixtureError("there is no container engine at a Unix socket (\(address)); run scripts/test-engine up first")
     }
-    return TestEngine(address: address)
+    return ContainerEngine(address: address)
   }
 
   @discardableResult func docker(_ arguments: String...) throws -> String {
@@ -130,7 +130,7 @@ final class EngineRelay: @unchecked Sendable {
   private var process: Process?
 
   /// At a Unix socket.
-  init(to engine: TestEngine) throws {
+  init(to engine: ContainerEngine) throws {
     let path = "/tmp/berth-relay-\(UInt32.random(in: 0...UInt32.max)).sock"
     endpoint = .unix(path: path)
     listen = "UNIX-LISTEN:\(path),fork,unlink-early"
@@ -139,7 +139,7 @@ final class EngineRelay: @unchecked Sendable {
   }
 
   /// At a TCP port, for clients whose certificate is of the same authority.
-  init(to engine: TestEngine, directory: String, tls: EngineTLS) throws {
+  init(to engine: ContainerEngine, directory: String, tls: EngineTLS) throws {
     let port = try unusedPort()
     endpoint = .tcp(host: "127.0.0.1", port: port, tls: tls)
     listen =

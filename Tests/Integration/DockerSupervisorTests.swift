@@ -41,7 +41,7 @@ import Testing
     #expect(processes.split(whereSeparator: \.isNewline).dropFirst().allSatisfy { $0.contains("10001") })
 
     let browser = try #require(record.browser)
-    let version = try await BlockingPool.shared.run { () throws(ProbeError) -> JSON? in
+    let version: JSON? = try await BlockingPool.shared.run { () throws(ProbeError) -> JSON? in
       try CDPClient.call(
         "Browser.getVersion", host: record.host, port: record.port, browser: browser,
         deadline: Deadline(milliseconds: 5_000))
@@ -98,11 +98,11 @@ import Testing
     let stray = try docker.engine.docker(
       "run", "-d", "--label", "berth.owner=\(docker.owner)", "--label", "berth.host=local", "--label",
       "berth.instance=chrome-lost", "--entrypoint", "sleep", DockerBench.image, "600"
-    ).trimmingCharacters(in: .newlines)
+    ).filter { !$0.isNewline }
     let foreign = try docker.engine.docker(
       "run", "-d", "--label", "berth.owner=other-\(docker.owner)", "--label", "berth.host=local", "--label",
       "berth.instance=\(record.id)", "--entrypoint", "sleep", DockerBench.image, "600"
-    ).trimmingCharacters(in: .newlines)
+    ).filter { !$0.isNewline }
     defer { try? docker.engine.remove(foreign) }
 
     let second = try docker.runtime([host], pools: [pool])
@@ -113,7 +113,7 @@ import Testing
     let late = try docker.engine.docker(
       "run", "-d", "--label", "berth.owner=\(docker.owner)", "--label", "berth.host=local", "--label",
       "berth.instance=chrome-late", "--entrypoint", "sleep", DockerBench.image, "600"
-    ).trimmingCharacters(in: .newlines)
+    ).filter { !$0.isNewline }
     #expect(stray != late)
     try await eventually("a late one is gone too") { try docker.containers(all: true) == [record.container] }
     #expect(try docker.engine.containers(owner: "other-\(docker.owner)", all: false) == [foreign])
@@ -366,7 +366,7 @@ private enum Certificates {
       }
       authority ca; authority other; issue server ca; issue client ca; issue stranger other
       """
-    let (status, out) = try TestEngine.run("bash", ["-c", script])
+    let (status, out) = try ContainerEngine.run("bash", ["-c", script])
     guard status == 0 else { throw FixtureError("no certificates: \(out)") }
     return EngineTLS(
       caFile: directory + "/ca.pem", certificateFile: directory + "/client.pem", keyFile: directory + "/client.key")
