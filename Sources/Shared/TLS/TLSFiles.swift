@@ -1,5 +1,6 @@
 // Which files make up the server side of TLS, and whether they have changed. The data plane's daemon has one, makes a context
 // of it at start, looks at it every few seconds and makes another context when it should.
+import COpenSSL  // timespec is this module's or Glibc's, whichever the compiler met first.
 import Glibc
 
 /// Where certificates, keys and the rest lie. A value: it reads the disk only when asked.
