@@ -47,7 +47,8 @@ import Testing
         $0.logOptions = [:]
         $0.readOnly = true
       }, seccomp: "{}")
-    #expect(body["Cmd"] == ["--x=3000", "chrome-1"] && body["User"] == "7" && body["ExposedPorts"] == ["3000/tcp": [:]])
+    #expect(
+      body["Cmd"] == ["--x=3000", "chrome-1"] && body["User"] == "7" && body["ExposedPorts"] == ["3000/tcp": [:]])
     #expect(
       body["Env"]
         == ["A=chrome-1-3000", "BERTH_CONTAINER_PORT=3000", "BERTH_INSTANCE=chrome-1"])
@@ -102,7 +103,8 @@ import Testing
     #expect(APIVersion("1") == nil && APIVersion("1.x") == nil)
   }
 
-  @Test(arguments: ["total_inactive_file", "inactive_file"]) func figuresLeaveOutWhatTheKernelGivesBack(_ name: String) {
+  @Test(arguments: ["total_inactive_file", "inactive_file"]) func figuresLeaveOutWhatTheKernelGivesBack(_ name: String)
+  {
     let stats: JSON = [
       "cpu_stats": ["cpu_usage": ["total_usage": 2_500_000_000]],
       "memory_stats": .object(["usage": 1_000, "stats": .object([name: 400])]), "pids_stats": ["current": 9],

@@ -36,7 +36,7 @@ import Testing
     #expect(security.contains("no-new-privileges") && security.contains { $0.hasPrefix("seccomp={") })
     #expect(config["PortBindings"]?["9222/tcp"]?.array?.first?["HostIp"] == "127.0.0.1")
     // Not root, and Chrome's own sandbox is on.
-    let processes = try docker.engine.docker("top", container, "-eo", "uid,args")
+    let processes = try docker.engine.docker("top", container, "-eo", "pid,uid,args")
     #expect(processes.contains("remote-debugging-port=9223") && !processes.contains("--no-sandbox"))
     #expect(processes.split(whereSeparator: \.isNewline).dropFirst().allSatisfy { $0.contains("10001") })
 
@@ -279,7 +279,9 @@ import Testing
     // It answers through its port all the time.
     #expect(await runtime.check(far, spec: pool) == nil)
     try relay.restore()
-    try await eventually("it is there again") { runtime.isAlive(far) && (try? runtime.place(pool, again: nil, among: []))?.host == "far" }
+    try await eventually("it is there again") {
+      runtime.isAlive(far) && (try? runtime.place(pool, again: nil, among: []))?.host == "far"
+    }
     #expect(try await docker.bench.instances(.ready).contains { $0.id == far.id && $0.container == far.container })
     try await docker.finish(control, runtime)
   }
@@ -343,7 +345,9 @@ import Testing
       [try docker.host("far", at: .tcp(host: "127.0.0.1", port: port, tls: stranger))], pools: [pool])
     defer { refused.shutdown() }
     try await eventually("the reason is known") {
-      do { _ = try refused.place(pool, again: nil, among: []) } catch { return !"\(error)".contains("not been reached") }
+      do { _ = try refused.place(pool, again: nil, among: []) } catch {
+        return !"\(error)".contains("not been reached")
+      }
       return false
     }
     #expect { try refused.place(pool, again: nil, among: []) } throws: {

@@ -155,7 +155,10 @@ package enum Placement {
   }
 
   /// Why there is no place, as a sentence.
-  package struct NoPlace: Error, Equatable, Sendable { package let reason: String }
+  package struct NoPlace: Error, Equatable, Sendable {
+    package let reason: String
+    package init(reason: String) { self.reason = reason }
+  }
 
   /// Of those that can be reached and have room, the one with the most room; of equals the least loaded one; of equals
   /// the first by name, so that the answer does not depend on the order.

@@ -76,7 +76,7 @@ extension Supervisor {
         guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
           await giveUp(
             id, token, spec,
-            "all ports of \(host) from \(range.lowerBound) to \(range.upperBound) are taken; make the range larger")
+            "all ports from \(range.lowerBound) to \(range.upperBound) are taken at \(host); make the range larger")
           return
         }
         port = free
