@@ -8,6 +8,7 @@ SWIFT ?= swift
 CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
+ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER)),yes)
 SCENARIOS ?=
 REPEATS ?=
 SECONDS ?=
@@ -36,9 +37,12 @@ test: ## Installs what is missing, builds and runs every test
 	@scripts/bootstrap test
 	@echo "==> building the tests (debug)"
 	@$(SWIFT) build --build-tests
+	@# A filter that names no Docker test needs no container engine.
+	@$(if $(ENGINE),scripts/test-engine up)
 	@echo "==> running the tests"
 	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
-	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)')
+	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)'); status=$$?; \
+	  $(if $(ENGINE),scripts/test-engine down;) exit $$status
 
 berth-data = $(or $(BERTH),$$($(SWIFT) build -c release --show-bin-path)/berth-data)
 

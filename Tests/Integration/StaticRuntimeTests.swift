@@ -151,6 +151,7 @@ private final class Servers: Sendable {
     // A new leader finds it running and starts nothing.
     await control.kill()
     let next = try servers.control("b", pool)
+    await next.supervisor.waitToLead()
     try await servers.bench.settled(1)
     #expect(servers.starts(port) == 3)
     await next.stop(instances: true)

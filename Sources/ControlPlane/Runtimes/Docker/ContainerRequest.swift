@@ -81,8 +81,8 @@ package enum ContainerRequest {
   /// The record of a container's instance as its labels have it, without browser; nil when they are not ours.
   package static func record(of entry: JSON, address: String) -> InstanceRecord? {
     guard let labels = entry["Labels"], let id = labels[Engine.instanceLabel]?.string,
-      let pool = labels[poolLabel]?.string, let host = labels[Engine.hostLabel]?.string, let container = entry["Id"]?.string,
-      let port = labels[portLabel]?.string.flatMap({ Int($0) })
+      let pool = labels[poolLabel]?.string, let host = labels[Engine.hostLabel]?.string,
+      let container = entry["Id"]?.string, let port = labels[portLabel]?.string.flatMap({ Int($0) })
     else { return nil }
     func number(_ label: String) -> Int { labels[label]?.string.flatMap { Int($0) } ?? 0 }
     return InstanceRecord(
