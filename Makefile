@@ -2,6 +2,7 @@
 #
 #   make run ARGS="--replicas 2"       arguments for `berth up`
 #   make test FILTER=RoutingTests      only the tests whose name matches
+#   make fuzz SECONDS=600              longer than the usual minute
 #   make bench SCENARIOS=S1,S2 REPEATS=5 SECONDS=2 RUNS=3 WRITE=1    BERTH=path measures another build
 
 SWIFT ?= swift
@@ -9,6 +10,7 @@ CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
 ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER)),yes)
+SECONDS = 60
 SCENARIOS ?=
 REPEATS ?=
 SECONDS ?=
@@ -67,6 +69,9 @@ allocations: ## Counts allocations and reference counts per request and chunk
 	@scripts/bootstrap bench
 	@$(MAKE) --no-print-directory build-berth-data
 	@BERTH="$(berth-data)" Tests/Benchmarks/allocations.py $(if $(WRITE),--write docs/performance)
+
+fuzz: ## Fuzzes the parsers and the exchange machine for a minute (libFuzzer)
+	@scripts/fuzz $(SECONDS)
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests

@@ -125,15 +125,21 @@ let package = Package(
     .executableTarget(
       name: "balancing-benchmark", dependencies: ["Balancing"], path: "Tests/Benchmarks/Balancing",
       swiftSettings: strict),
+    .target(
+      name: "FuzzBodies", dependencies: ["HTTPWire", "ProxyMachine"], path: "Tests/Fuzz/Bodies", swiftSettings: strict),
+    .testTarget(
+      name: "FuzzReplayTests", dependencies: ["FuzzBodies", "TestSupport"], path: "Tests/Fuzz/Replay",
+      swiftSettings: strict),
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
+    unitTests(of: "Supervisor", ["Routing", "Runtimes"]),
     unitTests(of: "Launcher", ["JSON"]),
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
         "API", "Domain", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis",
-        "RouteFeed", "Routing",
+        "RouteFeed", "RouteFiles", "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
       path: "Tests/Integration", swiftSettings: strict),

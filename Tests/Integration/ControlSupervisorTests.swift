@@ -117,6 +117,13 @@ import Testing
     }
     #expect(!ProcessTable.isAlive(first.identity!))
 
+    // Another weight reaches the record, and those who read it, without a restart.
+    #expect(try await bench.client.run(orders.weigh(first.id, weight: 7, pool: "chrome")))
+    try await eventually("it has the weight") {
+      try await bench.instances(.ready).contains { $0.id == first.id && $0.weight == 7 && $0.generation == 2 }
+    }
+    #expect(try await !bench.client.run(orders.weigh("nobody", weight: 7, pool: "chrome")))
+
     // One with a client is only drained, unless force is given.
     try await bench.acquire("s-1")
     let taken = try #require(try await bench.client.run(bench.leases.get(session: "s-1"))?.record.instance)
@@ -130,6 +137,7 @@ import Testing
       try bench.redis.command("EXISTS", bench.keys.orders) == .int(0)
     }
     #expect(try await !bench.client.run(orders.give(.init(.stop), to: "nobody", pool: "chrome")))
+    #expect(try bench.redis.command("HLEN", bench.keys.weights) == .int(0), "it went with its instance")
     await control.stop(instances: true)
   }
 }

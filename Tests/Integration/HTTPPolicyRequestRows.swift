@@ -65,7 +65,7 @@ extension PolicyRow {
       "target-scheme", 400, "GET ftp://a/ HTTP/1.1\(host)", "GET a:80 HTTP/1.1\(host)", "GET a HTTP/1.1\(host)",
       "GET http:///x HTTP/1.1\(host)"),
     .refused("target-user-information", 400, "GET http://user@a/ HTTP/1.1\(host)"),
-    .refused("target-fragment", 400, "GET /a#b HTTP/1.1\(host)"),
+    .refused("target-fragment", 400, "GET /a#b HTTP/1.1\(host)", "GET /a?b#c HTTP/1.1\(host)"),
     .refused(
       "target-dot-segment", 400, "GET /a/../b HTTP/1.1\(host)", "GET /a/. HTTP/1.1\(host)",
       "GET /%2e%2E/b HTTP/1.1\(host)"),
@@ -77,7 +77,8 @@ extension PolicyRow {
     .refused(
       "host-malformed", 400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
       "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
-      "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+      "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", "GET / HTTP/1.1\r\nHost: :80\r\n\r\n",
+      "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
     .passes("host-http10", "GET / HTTP/1.0\r\n\r\n", sees: ["GET / HTTP/1.0\r\n"], lacks: ["\r\nhost:"]),
     PolicyRow(
       id: "host-unknown", counted: .counter(.responses4xx, "responses 4xx"), status: 404,

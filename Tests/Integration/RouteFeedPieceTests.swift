@@ -3,6 +3,7 @@ import Glibc
 import Observability
 import ProxyMachine
 import Redis
+import RouteFiles
 import Routing
 import State
 import TestSupport
@@ -108,7 +109,7 @@ struct RouteFeedPieceTests {
     let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC))
     let core = try CoordinatorCore(
       url: RedisURL(parsing: "unix:/nonexistent"), options: RedisOptions(), keys: Keys(), replica: "r1", log: log,
-      mailboxLimit: 1, retryMilliseconds: 1_000, figures: { [:] })
+      mailboxLimit: 1, retryMilliseconds: 1_000, jobRetryMilliseconds: 50, figures: { [:] })
     let desk = CommandDesk(core)
     desk.holdings.grant(record("s"), to: TicketKey(worker: 0, ticket: 1))
     core.distrust()
@@ -129,16 +130,6 @@ struct RouteFeedPieceTests {
 
   // MARK: The routes file
 
-  private final class File {
-    let path = "/tmp/berth-routes-\(getpid())-\(UInt32.random(in: 0 ... .max)).json"
-    init(_ text: String) { write(text) }
-    func write(_ text: String) {
-      let file = unsafe open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-      unsafe #expect(Glibc.write(file, text, text.utf8.count) == text.utf8.count)
-      close(file)
-    }
-    deinit { unsafe unlink(path) }
-  }
   static let good = #"""
     {"pools": {"web": {"kind": "http", "slots": 0}, "chrome": {"kind": "cdp", "slots": 1}},
      "routes": {"all": {"path": "/", "pool": "web"}},
@@ -148,7 +139,7 @@ struct RouteFeedPieceTests {
 
   @Test("a routes file gives a table; sessions need Redis")
   func file() throws {
-    let file = File(Self.good)
+    let file = RoutesFile(Self.good)
     let coordinator = try FileCoordinator(path: file.path)
     let worker = FeedWorker()
     coordinator.start(inboxes: [worker])
@@ -172,27 +163,18 @@ struct RouteFeedPieceTests {
     file.write("{")
     #expect(throws: RouteFileError.self) { try coordinator.reload() }
     #expect(coordinator.table?.pools.isEmpty == true)
-    #expect(coordinator.stop(timeoutMilliseconds: 0))
+    #expect(coordinator.stop(timeoutMilliseconds: 10_000))
   }
 
   @Test(
     "a mistake in a routes file is named with its place",
     arguments: [
-      ("{\n \"pools\": x}", "line 2, column 11: unexpected character, a value was expected"),
-      ("[]", "the routes file: a JSON object was expected"),
-      (#"{"pols": {}}"#, #"the routes file: unknown field "pols"; known are instances, pools, routes"#),
-      (#"{"pools": []}"#, #""pools" must be an object of records by their names"#),
-      (#"{"pools": {"web": {"slots": -1}}}"#, #"pool "web": "slots" must be a whole number from 0 to 10000"#),
-      (#"{"routes": {"all": {"pool": "web"}}}"#, #"route "all": there is no pool "web""#),
-      (
-        #"{"pools": {"w": {}}, "instances": {"i": {"pool": "w", "host": "h"}}}"#,
-        #"instance "i": "port" must be a whole number, it is missing"#
-      ),
-      (#"{"instances": {"i": {"pool": "w", "host": "h", "port": 1}}}"#, #"instance "i": there is no pool "w""#),
+      ("{\n \"pools\": x}", ":2: unexpected character, a value was expected (column 11)"),
+      (#"{"pols": {}}"#, ":1: pols: there is no such setting; known are health, instances, pools, routes"),
     ])
   func mistakes(text: String, message: String) throws {
-    let file = File(text)
-    #expect { try FileCoordinator(path: file.path) } throws: { "\($0)" == "\(file.path): \(message)" }
+    let file = RoutesFile(text)
+    #expect { try FileCoordinator(path: file.path) } throws: { "\($0)" == "\(file.path)\(message)" }
   }
 
   @Test("a file that is not there is named")

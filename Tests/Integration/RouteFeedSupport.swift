@@ -15,6 +15,7 @@ import TestSupport
 final class FeedWorker: WorkerInbox {
   private struct State {
     var answers: [UInt64: [SlotAnswer]] = [:]
+    var owners: [UInt64: [JobOwner]] = [:]
     var ends: [(session: String, reason: String)] = []
     var table: RoutingTable?
     var tables = 0
@@ -26,6 +27,9 @@ final class FeedWorker: WorkerInbox {
 
   func deliver(_ answer: SlotAnswer, ticket: UInt64) {
     state.withLock { $0.answers[ticket, default: []].append(answer) }
+  }
+  func deliver(_ owner: JobOwner, ticket: UInt64) {
+    state.withLock { $0.owners[ticket, default: []].append(owner) }
   }
   func end(session: String, reason: String) { state.withLock { $0.ends.append((session, reason)) } }
   func replace(table: RoutingTable) {
@@ -44,6 +48,14 @@ final class FeedWorker: WorkerInbox {
   func blocks(_ pool: String) -> [Range<UInt64>] { state.withLock { $0.blocks[pool] ?? [] } }
   func answers(_ ticket: UInt64) -> [SlotAnswer] { state.withLock { $0.answers[ticket] ?? [] } }
   func reason(of session: String) -> String? { state.withLock { $0.ends.first { $0.session == session }?.reason } }
+
+  func owners(_ ticket: UInt64) -> [JobOwner] { state.withLock { $0.owners[ticket] ?? [] } }
+
+  /// Where a job is, when the answer has come.
+  func owner(_ ticket: UInt64) throws -> JobOwner {
+    try waitUntil("the answer to ticket \(ticket)") { !self.owners(ticket).isEmpty }
+    return owners(ticket)[0]
+  }
 
   /// The one answer to a ticket, when it has come.
   func answer(_ ticket: UInt64) throws -> SlotAnswer {
@@ -71,14 +83,17 @@ final class FeedReplica: Sendable {
   let worker = FeedWorker()
   private let tickets = Atomic(0)
 
-  init(_ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000) throws {
+  init(
+    _ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000,
+    jobRetryMilliseconds: Int = 50
+  ) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
     let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC), level: .debug)
     coordinator = try RedisCoordinator(
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-      retryMilliseconds: retryMilliseconds, figures: { ["color": "blue"] })
+      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] })
     coordinator.start(inboxes: [worker])
   }
 
@@ -91,13 +106,17 @@ final class FeedReplica: Sendable {
   }
 
   @discardableResult
-  func ask(_ kind: SlotRequest.Kind) -> UInt64 {
+  func ask(_ kind: SlotRequest.Kind, queueTimeout: Int? = nil) -> UInt64 {
     let ticket = UInt64(tickets.wrappingAdd(1, ordering: .relaxed).newValue)
-    coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: 0))
+    coordinator.submit(SlotRequest(kind: kind, ticket: ticket, worker: 0, queueTimeoutMilliseconds: queueTimeout))
     return ticket
   }
   func acquire(_ pool: String = "chrome", reserve: Bool = false) -> UInt64 {
     ask(.acquire(pool: pool, reserve: reserve, countsAsUse: false))
+  }
+  func find(_ job: String, pool: String = "web") -> UInt64 { ask(.job(id: job, pool: pool)) }
+  func made(_ job: String, by instance: String, pool: String = "web") {
+    coordinator.notify(.job(id: job, pool: pool, instance: instance))
   }
   func release(_ session: String) { coordinator.notify(.release(session: session)) }
   func cancel(_ ticket: UInt64) { coordinator.notify(.cancel(ticket: ticket, worker: 0)) }
@@ -132,8 +151,8 @@ final class FeedDeployment {
   }
   @discardableResult func run<R: Sendable>(_ command: Command<R>) throws -> R { try connection.run(command) }
 
-  func declare(_ pools: [PoolRecord]) throws {
-    let routes = pools.map { RouteRecord(id: $0.name, pool: $0.name) }
+  func declare(_ pools: [PoolRecord], strategy: Strategy = .roundRobin) throws {
+    let routes = pools.map { RouteRecord(id: $0.name, pool: $0.name, strategy: strategy) }
     try run(registry.declare(pools: pools, routes: routes, fence: fence, now: now))
   }
   func put(_ id: String, slots: Int = 1, pool: String = "chrome") throws {

@@ -19,8 +19,13 @@ import Testing
     _ = try world.acquire("waits", queue: true)
     try world.connection.run(world.replicas.beat(id: "<replica>", figures: [:], touched: [], now: world.now))
     try world.connection.run(world.targets.remember(target: "<target>", session: "<session>", ttlMilliseconds: 60_000))
+    let balancing = Balancing(keys: world.keys)
+    try world.connection.run(balancing.block(pool: "chrome"))
+    try world.connection.run(balancing.put(loads: ["<instance>": InstanceLoad(cpuPercent: 1, memoryPercent: 2)]))
+    try world.connection.run(Jobs(keys: world.keys).remember("<job>", pool: "chrome", instance: "<instance>"))
     // The supervisor's own.
     try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
+    try world.redis.command("HSET", world.keys.weights, "<instance>", "3")
 
     var here: Substring = #filePath[...]
     for _ in 0..<3 { here = here[..<(here.lastIndex(of: "/") ?? here.startIndex)] }

@@ -13,6 +13,7 @@ package enum APIRoute: Sendable, Equatable {
   case pools
   case instances
   case instance(String)
+  case changeInstance(String)
   case stopInstance(String)
   case restartInstance(String)
 
@@ -58,7 +59,10 @@ package enum APIRoute: Sendable, Equatable {
       case ("session", let id) where isID(id):
         methods = [("GET", .session(String(id))), ("DELETE", .endSession(String(id)))]
       case ("instances", let id) where isID(id):
-        methods = [("GET", .instance(String(id))), ("DELETE", .stopInstance(String(id)))]
+        methods = [
+          ("GET", .instance(String(id))), ("PATCH", .changeInstance(String(id))),
+          ("DELETE", .stopInstance(String(id))),
+        ]
       default: break
       }
     case 4 where words[0] == "api":

@@ -58,6 +58,8 @@ package struct APIResponder: HTTPResponder {
       refusal.headers["allow"] = methods.joined(separator: ", ")
       throw refusal
     case .route(.createSession): return try await create(request, context)
+    case .route(.changeInstance(let id)):
+      return try await handlers.change(id, try InstanceChange(body: try await body(of: request)))
     case .route(let route):
       var query: [String: String] = [:]
       for (name, value) in request.uri.queryParameters { query[String(name)] = String(value) }

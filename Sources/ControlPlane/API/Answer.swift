@@ -2,6 +2,7 @@
 import Domain
 package import JSON
 import Redis
+import Routing
 
 /// An answer of the REST API, before it becomes HTTP.
 package struct Answer: Sendable, Equatable {
@@ -98,5 +99,24 @@ package struct SessionRequest: Sendable, Equatable {
   private static func milliseconds(_ name: String, _ value: JSON) throws(Refusal) -> Int {
     guard let number = value.int else { throw Refusal(400, "\"\(name)\" must be a whole number of milliseconds") }
     return number
+  }
+}
+
+/// What `PATCH /api/instances/:id` may change.
+package struct InstanceChange: Sendable, Equatable {
+  package var weight: Int
+
+  package init(body: [UInt8]) throws(Refusal) {
+    let json: JSON
+    do { json = try JSON(parsing: body) } catch { throw Refusal(400, "the body is not JSON: \(error)") }
+    guard let fields = json.object?.fields else { throw Refusal(400, "the body must be a JSON object") }
+    if let other = fields.first(where: { $0.name != "weight" }) {
+      throw Refusal(400, "unknown field \"\(other.name)\"; known is weight")
+    }
+    let range = InstanceRecord.weights
+    guard let weight = fields.first?.value.int, range.contains(weight) else {
+      throw Refusal(400, "\"weight\" must be a whole number from \(range.lowerBound) to \(range.upperBound)")
+    }
+    self.weight = weight
   }
 }

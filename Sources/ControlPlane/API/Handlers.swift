@@ -59,11 +59,11 @@ package struct Handlers: Sendable {
     leases = Leases(keys: keys)
   }
 
-  /// Answers a request whose body, if it may have one, is read. `createSession` is not among them: it waits.
+  /// Answers a request without a body; ``create(_:clientHasGone:)`` and ``change(_:_:)`` are for the others.
   func answer(_ route: APIRoute, query: [String: String]) async throws(Refusal) -> Answer {
     switch route {
     case .health: try await health()
-    case .createSession: preconditionFailure("the responder creates sessions")
+    case .createSession, .changeInstance: preconditionFailure("the responder reads their bodies")
     case .sessions: try await sessions(query)
     case .sessionStats: try await sessionStats()
     case .session(let id): try await session(id)
@@ -148,6 +148,14 @@ package struct Handlers: Sendable {
       object[name] = counters[name].map { .int($0) } ?? .null
     }
     return .object(object)
+  }
+
+  func change(_ id: String, _ change: InstanceChange) async throws(Refusal) -> Answer {
+    guard let record = try await run(Registry(keys: keys).instances()).first(where: { $0.id == id }),
+      try await run(Orders(keys: keys).weigh(id, weight: change.weight, pool: record.pool))
+    else { throw .noInstance(id) }
+    logger.notice("weight given", metadata: ["instance": "\(id)", "weight": "\(change.weight)"])
+    return Answer(202, ["message": .string("instance \(id) gets weight \(change.weight)")])
   }
 
   private func order(_ kind: InstanceOrder.Kind, _ id: String, _ query: [String: String]) async throws(Refusal)

@@ -20,6 +20,28 @@ package struct Orders: Sendable {
     ) { (reply: Reply) throws(StateError) -> Bool in try reply.int(of: "orders.give") == 1 }
   }
 
+  /// Gives a known instance another weight and wakes the leader; false when there is no such instance.
+  package func weigh(_ instance: String, weight: Int, pool: String) -> Command<Bool> {
+    Command(
+      .script(
+        Self.giveScript, keys: [keys.weights, keys.instances],
+        arguments: [instance, String(weight), keys.wake, pool])
+    ) { (reply: Reply) throws(StateError) -> Bool in try reply.int(of: "orders.weigh") == 1 }
+  }
+
+  /// The weights that operators gave, until their instances go.
+  func weights() -> Command<[String: Int]> {
+    Command(.words(["HGETALL", keys.weights]), mayRepeat: true) {
+      (reply: Reply) throws(StateError) -> [String: Int] in
+      var weights: [String: Int] = [:]
+      for (id, value) in try reply.pairs(of: "weights") {
+        // What somebody's hand wrote wrong changes nothing.
+        if let weight = try? value.int(of: id), InstanceRecord.weights.contains(weight) { weights[id] = weight }
+      }
+      return weights
+    }
+  }
+
   /// The numbers that are kept of an instance.
   package func counters(of instance: String) -> Command<[String: Int]> {
     Command(.words(["HGETALL", keys.counters(instance: instance)]), mayRepeat: true) {

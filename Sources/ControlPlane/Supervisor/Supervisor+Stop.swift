@@ -77,6 +77,13 @@ extension Supervisor {
         instances[id]?.order = order
       }
     }
+    for (id, weight) in try await redis.run(orders.weights()) {
+      guard let entry = instances[id], entry.record.weight != weight else { continue }
+      logger.notice("weight", metadata: ["instance": "\(id)", "weight": "\(weight)"])
+      instances[id]?.record.weight = weight
+      instances[id]?.isUnsaved = true
+      await save(id)
+    }
   }
 
   /// Drains and ends all instances, for an exit that leaves nothing behind. Sessions get the drain time to finish. Also

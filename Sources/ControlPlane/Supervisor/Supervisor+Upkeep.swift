@@ -33,6 +33,7 @@ struct Upkeep: Sendable {
   private var lastLook = ContinuousClock.now
   private var settlesAt = ContinuousClock.now
   var foreignFailures: [String: Int] = [:]
+  var meter = LoadMeter(memoryBytes: Host.memoryBytes)
 
   /// Whether something is to be done again; true at most once in that time.
   mutating func isDue(_ what: String, every milliseconds: Int) -> Bool {
@@ -168,10 +169,18 @@ extension Supervisor {
     guard !records.isEmpty else { return }
     Task { [runtime] in
       let figures = await runtime.figures(of: records)
+      await self.publishLoads(of: figures, at: Clock.monotonicMilliseconds)
       for (id, figures) in figures {
         // Figures of this moment; the next ones come soon.
         _ = try? await self.redis.run(self.facts.keep(figures, of: id, now: Clock.unixMilliseconds))
       }
     }
+  }
+
+  /// Tells replicas how busy instances are, for routes that go by it.
+  private func publishLoads(of figures: [String: ProcessFigures], at now: Int) async {
+    let loads = upkeep.meter.loads(of: figures, at: now)
+    guard !loads.isEmpty else { return }
+    _ = try? await redis.run(Balancing(keys: keys).put(loads: loads))
   }
 }

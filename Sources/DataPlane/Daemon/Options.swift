@@ -61,8 +61,12 @@ import TLS
   var redisURL: String?
   @Option(help: "What every Redis key starts with. [BERTH_KEY_PREFIX] (default: berth:)")
   var keyPrefix: String?
-  @Option(help: "File of pools, routes and instances instead of Redis. [BERTH_ROUTES]")
+  @Option(help: "File of routes and servers instead of Redis, YAML or JSON: docs/routes-files.md. [BERTH_ROUTES]")
   var routes: String?
+  @Option(
+    help:
+      "Milliseconds between checks of a server of that file; 0 = never. [HEALTH_CHECK_INTERVAL] (default: 30000)")
+  var healthCheckInterval: Int?
 
   // Peers
   @Option(
@@ -131,6 +135,8 @@ import TLS
     return Settings(
       listen: plain, tlsListen: tls, tls: files, admin: admin, redisURL: redisURL,
       keyPrefix: Read.text(keyPrefix, "BERTH_KEY_PREFIX") ?? "berth:", routes: routes,
+      healthCheckMilliseconds: try Read.number(
+        healthCheckInterval, "--health-check-interval", "HEALTH_CHECK_INTERVAL", 0...86_400_000, or: 30_000),
       workers: try Read.number(
         workers, "--workers", "WORKER_COUNT", 1...256, or: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
       id: Read.text(id, "BERTH_REPLICA_ID") ?? "\(Read.hostName())-\(getpid())",

@@ -56,7 +56,7 @@ final class Replica {
       }
     } catch { throw ReplicaError(description: "--access-log (BERTH_ACCESS_LOG): \(error)") }
     if let path = settings.routes {
-      let file = try FileCoordinator(path: path)
+      let file = try FileCoordinator(path: path, intervalMilliseconds: settings.healthCheckMilliseconds, log: log)
       self.file = file
       source = file
     } else {

@@ -13,6 +13,7 @@ struct Settings {
   var redisURL: String?
   var keyPrefix: String
   var routes: String?
+  var healthCheckMilliseconds: Int
   var workers: Int
   var id: String
   var drainSeconds: Int

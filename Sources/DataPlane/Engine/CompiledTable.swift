@@ -246,6 +246,7 @@ struct CompiledTable: ~Copyable {
 
 extension PoolKind {
   var index: UInt8 { UInt8(PoolKind.allCases.firstIndex(of: self)!) }
+  static let httpIndex = PoolKind.http.index
 }
 
 extension Strategy {

@@ -43,6 +43,8 @@ struct Connection {
   /// Edge-triggered readiness: true until the kernel said would-block.
   var isReadable = false
   var isWritable = true
+  /// It is registered with the poller.
+  var isWatched = false
   /// EPOLLRDHUP came: read on to the end even after a short read, or a FIN behind data is lost.
   var peerEnds = false
   /// The end of input was read.

@@ -7,6 +7,7 @@ private import Synchronization
 package final class Mailbox: WorkerInbox {
   enum Message: Sendable {
     case answer(SlotAnswer, ticket: UInt64)
+    case job(JobOwner, ticket: UInt64)
     case sessionEnded(String, reason: String)
     case table(RoutingTable)
     case loads([String: InstanceLoad])
@@ -23,6 +24,7 @@ package final class Mailbox: WorkerInbox {
   deinit { doorbell.close() }
 
   package func deliver(_ answer: SlotAnswer, ticket: UInt64) { post(.answer(answer, ticket: ticket)) }
+  package func deliver(_ owner: JobOwner, ticket: UInt64) { post(.job(owner, ticket: ticket)) }
   package func end(session: String, reason: String) { post(.sessionEnded(session, reason: reason)) }
   package func replace(table: RoutingTable) { post(.table(table)) }
   package func update(loads: [String: InstanceLoad]) { post(.loads(loads)) }

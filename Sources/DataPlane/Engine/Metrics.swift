@@ -10,23 +10,20 @@ package enum Counter: Int, CaseIterable, Sendable {
   case clientsNow, instancesNow, tunnelsNow, bufferedBytesNow
 }
 
-/// The numbers of one worker. One thread adds, any thread reads; values are relaxed atomics.
-@safe package final class WorkerMetrics: Sendable {
-  private nonisolated(unsafe) let counters: UnsafeMutablePointer<Atomic<UInt64>>
-  private nonisolated(unsafe) let closes: UnsafeMutablePointer<Atomic<UInt64>>
-  private nonisolated(unsafe) let durations: UnsafeMutablePointer<Atomic<UInt64>>
-  private let durationSum = Atomic<UInt64>(0)
+/// The cells that a worker adds to: pointers, so that no reference is counted on its way. They belong to ``WorkerMetrics``.
+@safe struct WorkerCells: @unchecked Sendable {
+  fileprivate let counters: UnsafeMutablePointer<Atomic<UInt64>>
+  fileprivate let closes: UnsafeMutablePointer<Atomic<UInt64>>
+  /// One more than there are bounds, and the sum behind them.
+  fileprivate let durations: UnsafeMutablePointer<Atomic<UInt64>>
 
-  /// Upper bounds of the request duration's buckets, in microseconds; the last one has no bound.
-  package static let durationBounds = (0..<22).map { 64 << $0 }
-
-  init() {
+  fileprivate init() {
     unsafe counters = Self.make(Counter.allCases.count)
     unsafe closes = Self.make(CloseReason.allCases.count)
-    unsafe durations = Self.make(Self.durationBounds.count + 1)
+    unsafe durations = Self.make(WorkerMetrics.durationBounds.count + 2)
   }
 
-  deinit {
+  fileprivate func free() {
     unsafe counters.deallocate()
     unsafe closes.deallocate()
     unsafe durations.deallocate()
@@ -50,17 +47,34 @@ package enum Counter: Int, CaseIterable, Sendable {
   }
   func closed(_ reason: CloseReason) { unsafe bump(closes + Int(reason.rawValue), 1) }
   @inline(__always) func took(microseconds: Int) {
+    let bounds = WorkerMetrics.durationBoundCount
     let bucket = max(0, Int.bitWidth - max(microseconds - 1, 0).leadingZeroBitCount - 6)
-    unsafe bump(durations + min(bucket, Self.durationBounds.count), 1)
-    let sum = durationSum.load(ordering: .relaxed)
-    durationSum.store(sum &+ UInt64(max(microseconds, 0)), ordering: .relaxed)
+    unsafe bump(durations + min(bucket, bounds), 1)
+    unsafe bump(durations + bounds + 1, max(microseconds, 0))
   }
+}
 
-  package func value(_ counter: Counter) -> UInt64 { unsafe counters[counter.rawValue].load(ordering: .relaxed) }
-  package func value(_ reason: CloseReason) -> UInt64 { unsafe closes[Int(reason.rawValue)].load(ordering: .relaxed) }
+/// The numbers of one worker. One thread adds, any thread reads; values are relaxed atomics.
+@safe package final class WorkerMetrics: Sendable {
+  let cells = WorkerCells()
+
+  /// Upper bounds of the request duration's buckets, in microseconds; the last one has no bound.
+  package static let durationBounds = (0..<durationBoundCount).map { 64 << $0 }
+  static let durationBoundCount = 22
+
+  init() {}
+
+  deinit { cells.free() }
+
+  package func value(_ counter: Counter) -> UInt64 { unsafe cells.counters[counter.rawValue].load(ordering: .relaxed) }
+  package func value(_ reason: CloseReason) -> UInt64 {
+    unsafe cells.closes[Int(reason.rawValue)].load(ordering: .relaxed)
+  }
   /// Requests by bucket, not cumulative; one more than ``durationBounds``.
   package var durationCounts: [UInt64] {
-    (0...Self.durationBounds.count).map { unsafe durations[$0].load(ordering: .relaxed) }
+    (0...Self.durationBounds.count).map { unsafe cells.durations[$0].load(ordering: .relaxed) }
   }
-  package var durationSumMicroseconds: UInt64 { durationSum.load(ordering: .relaxed) }
+  package var durationSumMicroseconds: UInt64 {
+    unsafe cells.durations[Self.durationBoundCount + 1].load(ordering: .relaxed)
+  }
 }

@@ -9,7 +9,7 @@ extension Worker {
   /// Takes what waits on a listener, in bounded batches: the poller says so again while there is more. True: there may be.
   func accept(_ listener: Int32) -> Bool {
     let isTLS = s.tlsListeners.contains(listener)
-    for _ in 0..<64 {
+    for _ in 0..<s.acceptBatch {
       guard s.clients < s.limits.clientConnections else {
         pauseAccepting()
         return false
@@ -22,6 +22,8 @@ extension Worker {
           pauseAccepting()
         }
         // Anything else is would-block, or a client that has gone already.
+        s.acceptBatch = max(s.acceptBatch / 2, 1)
+        s.fullAccepts = 0
         return false
       }
       let fd = Int32(result)
@@ -32,6 +34,11 @@ extension Worker {
       }
       begin(fd, from: address, isTLS: isTLS)
     }
+    s.fullAccepts += 1
+    if s.fullAccepts == 4 {
+      s.fullAccepts = 0
+      s.acceptBatch = min(s.acceptBatch * 2, 64)
+    }
     return true
   }
 
@@ -41,7 +48,9 @@ extension Worker {
     s.slab[fd].isRemote = !address.isLoopback
     s.slab[fd].address = address
     s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
-    s.slab[fd].isTrusted = s.trustedProxies.contains { $0.contains(address) }
+    for index in 0..<s.trustedProxies.count where s.trustedProxies[index].contains(address) {
+      s.slab[fd].isTrusted = true
+    }
     s.slab[fd].isReadable = true
     s.clients += 1
     s.metrics.add(.accepted)
@@ -55,10 +64,27 @@ extension Worker {
         let tls = TLSServerConnection(context: context, window: window)
       else { return closeClient(fd, .internalError) }
       s.slab[fd].tls = tls
+      watch(fd)
     }
-    s.poller.addEdgeTriggered(.init(fd: fd, generation: generation))
     wait(fd, isTLS ? .handshake : .head)
     advanceClient(fd)
+    guard s.slab.isCurrent(fd, generation), !s.slab[fd].isWatched else { return }
+    guard s.slab[fd].machine.awaitsOnlyItsAnswer else { return watch(fd) }
+    s.unwatched.append(.init(fd: fd, generation: generation))
+  }
+
+  /// Lets the poller tell of a connection from now on.
+  func watch(_ fd: Int32) {
+    guard !s.slab[fd].isWatched else { return }
+    s.slab[fd].isWatched = true
+    s.poller.addEdgeTriggered(.init(fd: fd, generation: s.slab.generation(fd)))
+  }
+
+  /// Clients that wait longer may give up meanwhile, which the poller tells.
+  func watchAll() {
+    s.nextWatch = s.now + 50
+    for token in s.unwatched where s.slab.isCurrent(token.fd, token.generation) { watch(token.fd) }
+    s.unwatched.removeAll(keepingCapacity: true)
   }
 
   /// Stops accepting until the next second: the kernel's backlog holds newcomers meanwhile.

@@ -93,17 +93,28 @@ extension Worker {
   /// would reset the connection and could destroy the answer on its way (RFC 9112 §9.6).
   func finishNow(_ fd: Int32) {
     guard !s.slab[fd].isLingering else { return }
-    endOutput(fd)
-    guard s.slab[fd].outbound.isEmpty else { return }
+    if !s.slab[fd].isWatched { lookForMore(fd) }
     // Bytes behind the last request that nobody will read: closing would reset the connection because of them.
     let hasSentMore = !s.slab[fd].inbound.isEmpty || s.slab[fd].isReadable
     let mayBeSending =
       hasSentMore || !s.slab[fd].machine.requestIsDone || s.slab[fd].closeReason != .responseComplete
-    guard mayBeSending, !s.slab[fd].inputEnded else { return closeClient(fd, s.slab[fd].closeReason) }
+    let lingers = mayBeSending && !s.slab[fd].inputEnded
+    // Without a linger close(2) says FIN.
+    endOutput(fd, closesNext: !lingers)
+    guard s.slab[fd].outbound.isEmpty else { return }
+    guard lingers else { return closeClient(fd, s.slab[fd].closeReason) }
+    watch(fd)
     s.slab[fd].isLingering = true
     s.slab[fd].inbound.free(s.pool)
     wait(fd, .linger)
     discard(fd)
+  }
+
+  /// No event would have told of bytes behind the last request.
+  private func lookForMore(_ fd: Int32) {
+    let count = unsafe Socket.peek(fd, s.input, 1)
+    s.slab[fd].isReadable = count > 0
+    if count == 0 { s.slab[fd].inputEnded = true }
   }
 
   /// Reads what a lingering client still sends, and drops it.

@@ -39,11 +39,11 @@ extension Worker {
       sent = 0
     }
     if sent < headCount {
-      s.slab[fd].isWritable = false
+      blocked(fd)
       unsafe s.slab[fd].outbound.append(head + sent, headCount - sent, s.pool)
       unsafe s.slab[fd].outbound.append(body, bodyCount, s.pool)
     } else if sent < headCount + bodyCount {
-      s.slab[fd].isWritable = false
+      blocked(fd)
       let offset = sent - headCount
       unsafe s.slab[fd].outbound.append(body + offset, bodyCount - offset, s.pool)
     }
@@ -60,10 +60,16 @@ extension Worker {
       }
     }
     if sent < count {
-      s.slab[fd].isWritable = false
+      blocked(fd)
       unsafe s.slab[fd].outbound.append(bytes + sent, count - sent, s.pool)
     }
     return true
+  }
+
+  /// The kernel takes no more for now.
+  func blocked(_ fd: Int32) {
+    s.slab[fd].isWritable = false
+    watch(fd)
   }
 
   private func encrypt(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
@@ -138,7 +144,7 @@ extension Worker {
   }
 
   /// Ends our direction after the last byte: FIN, and close_notify before it.
-  func endOutput(_ fd: Int32) {
+  func endOutput(_ fd: Int32, closesNext: Bool = false) {
     guard s.slab[fd].outbound.isEmpty else {
       s.slab[fd].endsOutput = true
       return
@@ -152,7 +158,7 @@ extension Worker {
       tls.shutdown(window)
       _ = sendCiphertext(fd, window.outputCount)
     }
-    Socket.shutdownWrite(fd)
+    if !closesNext { Socket.shutdownWrite(fd) }
   }
 
   /// An instance takes no more of a request. It may have answered before it stopped reading (RFC 9112 §9.6), so what it

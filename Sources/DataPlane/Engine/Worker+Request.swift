@@ -84,7 +84,7 @@ extension Worker {
       return refuseLargeBody(fd)
     }
     let pool = s.table.pools[Int(compiled.pool)]
-    if pool.needsSlot || pool.kind != PoolKind.http.index { return visit(fd, route: route) }
+    if pool.needsSlot || pool.kind != PoolKind.httpIndex { return visit(fd, route: route) }
     s.slab[fd].stripped = compiled.stripped
     _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: false)
     chooseInstance(fd, pool: Int(compiled.pool), strategy: compiled.strategy)
@@ -177,6 +177,7 @@ extension Worker {
     s.slab[fd].peer = instance
     s.instanceConnections += 1
     s.metrics.add(.instanceConnections)
+    s.slab[instance].isWatched = true
     s.poller.addEdgeTriggered(.init(fd: instance, generation: generation))
     if pending {
       s.slab[instance].isConnecting = true
@@ -272,7 +273,13 @@ extension Worker {
     writeRequestID(fd)
     let requestID = unsafe Span<UInt8>(_unsafeStart: s.requestID, count: 32)
     let client = s.slab[fd].addressText.span.extracting(0..<Int(s.slab[fd].addressCount))
-    let target = visit.map { Array($0.upstreamTarget.utf8) } ?? []
+    // Even an empty array has its references counted.
+    guard let visit else {
+      return s.head.writeRequest(
+        bytes, changes: changes, target: Span(), host: Span(), prefix: s.table.bytes(route.replacement),
+        client: client, requestID: requestID, removed: removed, added: added, into: &output)
+    }
+    let target = Array(visit.upstreamTarget.utf8)
     return s.head.writeRequest(
       bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
       client: client, requestID: requestID, removed: removed, added: added, into: &output)

@@ -47,7 +47,7 @@ extension Worker {
     while s.slab[source].pipeBytes > 0 {
       let moved = Int(clinux_splice(pipe.readEnd, target, UInt64(s.slab[source].pipeBytes), 0))
       if moved == Errno.again {
-        s.slab[target].isWritable = false
+        blocked(target)
         return false
       }
       guard moved > 0 else {

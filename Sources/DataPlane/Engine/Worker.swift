@@ -34,14 +34,16 @@ struct WorkerConfiguration: Sendable {
   let parser: HeadParser
   let spliceMode: SpliceMode
   let mailbox: Mailbox
-  let metrics: WorkerMetrics
+  let metrics: WorkerCells
+  /// Owns the cells.
+  private let metricsOwner: WorkerMetrics
   let coordinator: any Coordinator
   let log: LogWriter
   let slab: Slab
   let pool = BufferPool()
   let poller = Poller()
   let window: TLSWindow?
-  let trustedProxies: [AddressRange]
+  let trustedProxies: FixedArray<AddressRange>
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
@@ -62,6 +64,15 @@ struct WorkerConfiguration: Sendable {
   var instanceConnections = 0
   var tunnels = 0
   var acceptsPaused = false
+  /// How many connections are taken at once: as many as seem to wait, because to find that there is none costs half of
+  /// what taking one does.
+  var acceptBatch = 1
+  /// Full batches in a row.
+  var fullAccepts = 0
+  /// Clients whose connection ends with the answer that they wait for. Most get it so soon that the poller never hears of
+  /// them.
+  var unwatched: [Poller.Token] = []
+  var nextWatch = 0
   var isDraining = false
   var drainDeadline = Int.max
   var nextSecond: Int
@@ -98,11 +109,12 @@ struct WorkerConfiguration: Sendable {
     parser = HeadParser(limits: configuration.limits.http)
     spliceMode = configuration.spliceMode
     mailbox = configuration.mailbox
-    metrics = configuration.metrics
+    metrics = configuration.metrics.cells
+    metricsOwner = configuration.metrics
     coordinator = configuration.coordinator
     log = configuration.log
     slab = Slab(capacity: configuration.slabCapacity)
-    trustedProxies = configuration.trustedProxies
+    trustedProxies = FixedArray(configuration.trustedProxies)
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
@@ -137,6 +149,7 @@ struct WorkerConfiguration: Sendable {
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
     window?.free()
+    trustedProxies.free()
     table.free()
     instances.free()
     timers.free()
@@ -180,6 +193,7 @@ struct WorkerConfiguration: Sendable {
       runAgain()
       while let fd = s.timers.nextExpired(now: s.now, s.slab) { expired(fd) }
       if s.now >= s.nextSecond { everySecond() }
+      if s.now >= s.nextWatch { watchAll() }
     }
     closeEverything()
     closePipes()
@@ -228,7 +242,7 @@ struct WorkerConfiguration: Sendable {
       case .answer(let answer, let ticket): slotAnswered(answer, ticket: ticket)
       case .sessionEnded(let session, _): endSession(session)
       case .table(let table): replace(table)
-      case .loads, .replicas, .block: break
+      case .loads, .replicas, .block, .job: break
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline): drain(deadline)
       }

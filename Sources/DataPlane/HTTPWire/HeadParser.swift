@@ -8,6 +8,8 @@ package enum MessageKind: Sendable { case request, response }
 package struct HeadParser: Sendable {
   package let limits: HTTPLimits
   package init(limits: HTTPLimits = HTTPLimits()) { self.limits = limits }
+  /// Four empty lines: one or two is what old clients sent behind a body.
+  private static let emptyLineBytes = 8
 
   /// Fills `head` from `bytes`. `needsMore` is given only when all of `bytes` was looked at and is below the limits, so
   /// a caller need not ask again before more bytes came. Empty lines before a request line are skipped (RFC 9112 §2.2).
@@ -15,7 +17,9 @@ package struct HeadParser: Sendable {
     head.reset()
     var position = 0
     if kind == .request {
-      while position + 1 < bytes.count, bytes[position] == 0x0D, bytes[position + 1] == 0x0A, position < 8 {
+      while position + 1 < bytes.count, bytes[position] == 0x0D, bytes[position + 1] == 0x0A,
+        position < Self.emptyLineBytes
+      {
         position += 2
       }
       if position < bytes.count, let error = firstByteError(bytes[position], alone: position + 1 == bytes.count) {
@@ -51,9 +55,12 @@ package struct HeadParser: Sendable {
   }
 
   /// Whether a head that needed more with the first `looked` of the bytes can be anything else with all of them.
-  /// Without a line's end or a limit among the new ones it cannot, so a head in many pieces is not parsed for each.
+  /// Without a line's end or a limit among the new ones it is not complete, so a head in many pieces is not parsed for
+  /// each; a byte that may not be there is told of at the end of its line.
   package func goesOn(_ bytes: Span<UInt8>, from looked: Int) -> Bool {
-    if bytes.count >= limits.headBytes || (looked < limits.lineBytes && bytes.count >= limits.lineBytes) { return true }
+    if bytes.count >= limits.headBytes { return true }
+    // Empty lines before the request line move its limit.
+    if looked < limits.lineBytes + Self.emptyLineBytes, bytes.count >= limits.lineBytes { return true }
     for index in looked..<bytes.count where bytes[index] == 0x0A { return true }
     return false
   }
@@ -159,6 +166,7 @@ package struct HeadParser: Sendable {
     }
     head.path = Slice(start, query - start)
     head.query = Slice(query, end - query)
+    for index in query..<end where bytes[index] == UInt8(ascii: "#") { return .badTarget }
     if start == end { head.isOptionsOfServer = bytes.isExactly(head.method, "OPTIONS") }
     return nil
   }
@@ -289,7 +297,12 @@ package struct HeadParser: Sendable {
       case UInt8(ascii: "x"): bytes.isName(name, "x-request-id") ? .xRequestID : .other
       default: .other
       }
-    case 13: bytes.equals(name, "authorization") ? .authorization : .other
+    case 13:
+      switch lowercase(bytes[name.lower]) {
+      case UInt8(ascii: "a"): bytes.equals(name, "authorization") ? .authorization : .other
+      case UInt8(ascii: "x"): bytes.namePrefix(name, "x-forwarded-") ? .xForwardedOther : .other
+      default: .other
+      }
     case 14:
       switch lowercase(bytes[name.lower]) {
       case UInt8(ascii: "c"): bytes.isName(name, "content-length") ? .contentLength : .other
@@ -325,7 +338,8 @@ package struct HeadParser: Sendable {
       guard !facts.hasTransferEncoding, bytes.equals(value, "chunked") else { return .badTransferEncoding }
       facts.hasTransferEncoding = true
       facts.isChunked = true
-    case .host:
+    // A response's start line has been read by now; there these mean nothing.
+    case .host where head.status == 0:
       guard !facts.hasHost else { return .duplicateHost }
       guard isAuthority(bytes, value) else { return .badHost }
       facts.hasHost = true
@@ -352,7 +366,7 @@ package struct HeadParser: Sendable {
       head.nominatesFields = head.nominatesFields || nominates
     case .upgrade:
       facts.upgrade = facts.upgrade == .none && bytes.equals(value, "websocket") ? .webSocket : .other
-    case .expect:
+    case .expect where head.status == 0:
       guard bytes.equals(value, "100-continue") else { return .unsupportedExpectation }
       head.expectsContinue = true
     case .maxForwards:
@@ -388,6 +402,8 @@ package struct HeadParser: Sendable {
     } else {
       while position < slice.upper, isNameCharacter(bytes[position]) { position += 1 }
     }
+    // A port alone names nobody (RFC 9110 §4.2.1).
+    guard position > slice.lower || slice.isEmpty else { return false }
     guard position < slice.upper else { return true }
     guard bytes[position] == UInt8(ascii: ":"), slice.upper - position <= 6 else { return false }
     for index in position + 1..<slice.upper where !isDigit(bytes[index]) { return false }

@@ -331,5 +331,7 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
   package var isHead: Bool { request.isHead }
   package var upgrades: Bool { request.upgrades }
   package var requestIsDone: Bool { requestDone }
+  /// The request was read to its end, and its client wants no other one on this connection.
+  package var awaitsOnlyItsAnswer: Bool { phase == .exchanging && requestDone && !request.keepsAlive }
   package var responseHasStarted: Bool { responseStarted }
 }

@@ -20,6 +20,9 @@ package struct SlotRequest: Sendable {
     case reserved(session: String)
     /// A WebSocket to a bare `/devtools/page/<id>` that a discovery answer named before: holds the target's session.
     case target(id: String)
+    /// Which instance made this job, for a route with job affinity; holds nothing. Answered by a
+    /// ``JobOwner``: within milliseconds as long as Redis answers, so who asks should not wait for long.
+    case job(id: String, pool: String)
   }
   package let kind: Kind
   /// Names the waiting connection within its worker.
@@ -55,6 +58,15 @@ package enum SlotAnswer: Sendable {
   case refused(SlotRefusal)
 }
 
+/// Where a job is.
+package enum JobOwner: Sendable, Equatable {
+  case instance(String)
+  /// Nobody has seen its birth, or it is longer ago than jobs are remembered: any instance may answer for it.
+  case unknown
+  /// Redis does not answer, so nobody can say: any instance is tried.
+  case unavailable
+}
+
 /// What a worker tells the coordinator without waiting for an answer.
 package enum SlotNotice: Sendable, Equatable {
   /// The worker no longer wants the answer to this request; if a slot was granted meanwhile, it is given back.
@@ -68,6 +80,9 @@ package enum SlotNotice: Sendable, Equatable {
   /// The worker needs indexes of a pool for global_round_robin. A block may come back by ``WorkerInbox/lend(block:pool:)``;
   /// while Redis is away none comes, and the worker goes on by its own count. Sent again after a second without a block.
   case borrow(pool: String, worker: Int)
+  /// An instance's answer gave this id to a new job. Sent before the answer goes on to the client, who may ask another
+  /// replica about the job at once.
+  case job(id: String, pool: String, instance: String)
 }
 
 /// The coordinator as workers see it. Calls return at once and may come from any thread.
@@ -79,13 +94,14 @@ package protocol Coordinator: AnyObject, Sendable {
 /// A worker as the coordinator sees it. Calls return at once and may come from any thread.
 package protocol WorkerInbox: AnyObject, Sendable {
   func deliver(_ answer: SlotAnswer, ticket: UInt64)
+  func deliver(_ owner: JobOwner, ticket: UInt64)
   /// The session is over: its sockets are closed with this reason.
   func end(session: String, reason: String)
   func replace(table: RoutingTable)
   /// How busy instances are, by id, for the strategy `resources`; comes every few seconds while some route has it, and
   /// replaces what was known before. An instance that is missing has not been measured.
   func update(loads: [String: InstanceLoad])
-  /// How many replicas are alive, this one included: at least 1. Comes when it changes, first with the first table.
+  /// How many replicas are alive, this one included: at least 1. Comes at the start and when it changes.
   func update(replicas: Int)
   /// Indexes of a pool that nobody else gets.
   func lend(block: Range<UInt64>, pool: String)

@@ -22,7 +22,7 @@ extension CommandDesk {
       leases.acquire(
         SessionBirth.record(id: waiter.session, pool: pool, now: now), holder: waiter.reserve ? nil : core.replica,
         reserveMilliseconds: waiter.reserve ? pool.reservationMilliseconds : nil,
-        queue: pool.queueTimeoutMilliseconds > 0,
+        queue: waiter.queues,
         countsAsUse: waiter.countsAsUse, now: now))
   }
 
@@ -136,6 +136,10 @@ extension CommandDesk {
         core.end(session, reason: event?.reason ?? Self.noReason)
       }
     case (.beat, .flag(let known)): if !known { wasUnknown() }
+    case (.borrow(let pool, let worker), .block(let block)): lend(block, of: pool, to: worker)
+    case (.findJob(let question), .text(let instance)): found(question, instance)
+    case (.countReplicas, .count(let count)): tell(replicas: count)
+    case (.readLoads, .loads(let loads)): tell(loads: loads)
     default: break
     }
     return []
@@ -241,6 +245,10 @@ extension CommandDesk {
     // This replica knows it all the same.
     case .remember: break
     case .beat(let sent): touched.formUnion(sent)
+    case .rememberJob(let job, let instance): owe(job, instance: instance)
+    case .findJob(let question): answer(question, .unavailable)
+    // Workers go on with what they have.
+    case .borrow, .countReplicas, .readLoads: break
     }
   }
 

@@ -28,6 +28,8 @@ final class CommandDesk {
   let registry: Registry
   let events: Events
   let targetKeys: Targets
+  let balancing: Balancing
+  let jobs: Jobs
 
   var holdings = Holdings()
   /// By pool, in the order in which they came; the queue across replicas is in Redis.
@@ -42,8 +44,12 @@ final class CommandDesk {
   var unknownUntil: [String: Int] = [:]
   /// The instances as Redis listed them last, for browsers that the table does not know yet.
   var lookup: (at: Int, instances: [InstanceRecord]) = (Int.min / 2, [])
+  /// Questions about jobs that Redis did not know, and when they are asked again (monotonic).
+  var askAgain: [(at: Int, question: JobQuestion)] = []
   var touched: Set<String> = []
   var owed = Owed()
+  /// What workers were told last.
+  var told = Told()
 
   private var connection: RedisConnection? {
     didSet { core.count { [isConnected = connection != nil] in $0.connected = isConnected } }
@@ -61,12 +67,15 @@ final class CommandDesk {
     /// Session → pool.
     var cancels: [String: String] = [:]
     var claims: [(claim: Claim, instance: InstanceRecord)] = []
+    /// New job → its instance.
+    var jobs: [JobName: String] = [:]
     /// What is held must be attached again: Redis took this replica for dead, or sockets came while Redis was away.
     var reattach = false
     /// The feed's word what became of Redis: then also what Redis does not know any more is decided.
     var reconcile: (lost: Bool, losses: Int)?
     var isEmpty: Bool {
-      detaches.isEmpty && ends.isEmpty && cancels.isEmpty && claims.isEmpty && !reattach && reconcile == nil
+      detaches.isEmpty && ends.isEmpty && cancels.isEmpty && claims.isEmpty && jobs.isEmpty && !reattach
+        && reconcile == nil
     }
   }
 
@@ -77,6 +86,8 @@ final class CommandDesk {
     registry = Registry(keys: core.keys)
     events = Events(keys: core.keys)
     targetKeys = Targets(keys: core.keys)
+    balancing = Balancing(keys: core.keys)
+    jobs = Jobs(keys: core.keys)
   }
 
   var now: Int { Clock.unixMilliseconds }
@@ -90,6 +101,7 @@ final class CommandDesk {
       if batch.stopping { return stop() }
       for pool in batch.wakes { retry(pool) }
       expireWaiters()
+      askForJobsAgain()
       if monotonic >= nextBeat { beat() }
       if monotonic - lastRetry >= core.retryMilliseconds { retryAll() }
       payDebts()
@@ -102,7 +114,7 @@ final class CommandDesk {
 
   /// How long there is nothing to do.
   private func pause() -> Int {
-    var due = nextBeat
+    var due = min(nextBeat, askAgain.first?.at ?? Int.max)
     for queue in waiters.values { for waiter in queue { due = min(due, waiter.deadline) } }
     return max(0, due - monotonic)
   }
@@ -120,7 +132,9 @@ final class CommandDesk {
       case .notice(.release(let session)): released.append(session)
       case .notice(.activity(let session)): touched.insert(session)
       case .notice(.targets(let targets, let session)): operations += remember(targets, of: session)
-      case .notice(.borrow): break
+      case .notice(.borrow(let pool, let worker)): operations.append(borrow(pool, worker))
+      case .notice(.job(let id, let pool, let instance)):
+        if let operation = remember(JobName(pool: pool, id: id), instance: instance) { operations.append(operation) }
       case .notice(.cancel(let ticket, let worker)):
         let key = TicketKey(worker: worker, ticket: ticket)
         core.count { $0.cancelled += 1 }
@@ -140,7 +154,7 @@ final class CommandDesk {
     let joins = requests.contains { request in
       switch request.kind {
       case .claim, .attach, .target: true
-      case .acquire, .look, .reserved: false
+      case .acquire, .look, .reserved, .job: false
       }
     }
     if joins {
@@ -161,10 +175,11 @@ final class CommandDesk {
         refuse(key, core.table == nil ? .unavailable : .unknown)
         return nil
       }
+      let timeout = request.queueTimeoutMilliseconds ?? record.queueTimeoutMilliseconds
       return acquire(
         Waiter(
-          key: key, session: SessionBirth.id(), pool: pool, reserve: reserve, countsAsUse: countsAsUse,
-          deadline: monotonic + record.queueTimeoutMilliseconds))
+          key: key, session: SessionBirth.id(), pool: pool, reserve: reserve, queues: timeout > 0,
+          countsAsUse: countsAsUse, deadline: monotonic + timeout))
     case .claim(let browser): return claim(Claim(key: key, browser: browser, session: SessionBirth.id()))
     case .attach(let session):
       if isUnknown(session) {
@@ -188,6 +203,7 @@ final class CommandDesk {
     case .target(let target):
       if let session = sessionOfTarget[target] { return attach(key, session) }
       return Operation(.target(key, target: target), targetKeys.session(of: target)) { .text($0) }
+    case .job(let id, let pool): return find(JobQuestion(key: key, job: JobName(pool: pool, id: id)))
     }
   }
 
@@ -206,6 +222,7 @@ final class CommandDesk {
 
   private func cancel(_ key: TicketKey) -> [Operation] {
     if let pool = poolOfWaiter[key], let waiter = leave(key, pool) { return withdraw(waiter) }
+    if cancelJob(key) { return [] }
     if let (session, wasLast) = holdings.cancel(key) { return wasLast ? [detach(session)] : [] }
     if let (session, _) = reserved.removeValue(forKey: key) {
       return [Operation(.giveBack(session: session), leases.get(session: session)) { .view($0) }]
@@ -311,11 +328,13 @@ final class CommandDesk {
     figures["slotsGranted"] = String(counters.granted)
     let sent = touched
     touched = []
-    perform([
-      Operation(
-        .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
-      ) { .flag($0) }
-    ])
+    // Counted after the beat, so that this replica is among them.
+    perform(
+      [
+        Operation(
+          .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
+        ) { .flag($0) }
+      ] + readings())
   }
 
   /// Redis did not know this replica: it is new, or was taken for dead and its sessions let go of.
@@ -335,6 +354,7 @@ final class CommandDesk {
     operations += debts.ends.map(end)
     operations += debts.cancels.map { cancelWaiting($0.key, $0.value) }
     operations += debts.claims.map(settleClaim)
+    operations += debts.jobs.compactMap { remember($0.key, instance: $0.value) }
     perform(operations)
     if let (lost, losses) = debts.reconcile {
       reconcile(lost: lost, losses)
@@ -402,6 +422,11 @@ final class CommandDesk {
             "a command was refused",
             ["command": .string(operation.command.body.name), "error": .string(error.description)])
           core.count { $0.redisFailures += 1 }
+          // It would be refused again and again.
+          if case .rememberJob = operation.purpose {
+            core.count { $0.jobsDropped += 1 }
+            continue
+          }
           failed(operation, mayHaveRun: error.mayHaveRun)
         }
       }
@@ -428,6 +453,7 @@ final class CommandDesk {
   private func stop() {
     let waiting = waiters.values.flatMap { $0 }
     for waiter in waiting { refuse(waiter.key, .unavailable) }
+    for (_, question) in askAgain { answer(question, .unavailable) }
     waiters = [:]
     poolOfWaiter = [:]
     perform(waiting.flatMap(withdraw))

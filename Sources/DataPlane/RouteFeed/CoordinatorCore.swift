@@ -28,6 +28,7 @@ final class CoordinatorCore: Sendable {
   let figures: @Sendable () -> [String: String]
   /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
   let retryMilliseconds: Int
+  let jobRetryMilliseconds: Int
   let mailbox: Mailbox
   private let interrupters: [RedisInterrupter]
 
@@ -50,7 +51,7 @@ final class CoordinatorCore: Sendable {
 
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
-    retryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String]
+    retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String]
   ) throws(RedisError) {
     self.url = url
     self.options = options
@@ -59,6 +60,7 @@ final class CoordinatorCore: Sendable {
     self.log = log
     self.figures = figures
     self.retryMilliseconds = retryMilliseconds
+    self.jobRetryMilliseconds = jobRetryMilliseconds
     mailbox = Mailbox(limit: mailboxLimit)
     var interrupters: [RedisInterrupter] = []
     for _ in CoordinatorThread.allCases { interrupters.append(try RedisInterrupter()) }
@@ -108,9 +110,17 @@ final class CoordinatorCore: Sendable {
     inbox?.deliver(answer, ticket: key.ticket)
   }
 
+  func deliver(_ owner: JobOwner, _ key: TicketKey) {
+    count { $0.count(owner) }
+    let inbox = inboxes.withLock { $0.indices.contains(key.worker) ? $0[key.worker] : nil }
+    inbox?.deliver(owner, ticket: key.ticket)
+  }
+
   func end(_ session: String, reason: String) {
     for inbox in inboxes.withLock({ $0 }) { inbox.end(session: session, reason: reason) }
   }
+
+  var workers: [any WorkerInbox] { inboxes.withLock { $0 } }
 
   /// Hands a new table to every worker.
   func publish(_ table: RoutingTable) {

@@ -22,7 +22,24 @@ package struct CoordinatorCounters: Sendable, Equatable {
   package var tables = 0
   /// Records that could not be read and were left out.
   package var invalidRecords = 0
+  /// Blocks of global_round_robin that workers got.
+  package var blocks = 0
+  /// Questions about jobs that were answered with an instance, with "unknown", and with "Redis is away".
+  package var jobsFound = 0
+  package var jobsUnknown = 0
+  package var jobsUnavailable = 0
+  /// Questions about jobs that Redis did not know at first.
+  package var jobsAskedAgain = 0
+  /// Jobs that were not remembered: no sound id, or too many while Redis was away.
+  package var jobsDropped = 0
+  /// Health checks of a routes file's servers, and those that found something wrong.
+  package var healthChecks = 0
+  package var healthChecksFailed = 0
 
+  /// Replicas that are alive now, this one included.
+  package var replicas = 1
+  /// Servers of a routes file that checks found unhealthy now.
+  package var unhealthyServers = 0
   /// Requests that wait for a slot now.
   package var waiting = 0
   /// Sessions that this replica has sockets of now.
@@ -33,6 +50,14 @@ package struct CoordinatorCounters: Sendable, Equatable {
   package var connected = false
 
   package init() {}
+
+  mutating func count(_ owner: JobOwner) {
+    switch owner {
+    case .instance: jobsFound += 1
+    case .unknown: jobsUnknown += 1
+    case .unavailable: jobsUnavailable += 1
+    }
+  }
 
   mutating func count(_ refusal: SlotRefusal) {
     switch refusal {

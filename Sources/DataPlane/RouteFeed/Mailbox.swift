@@ -18,6 +18,7 @@ final class Mailbox: Sendable {
   private struct State {
     var errands: [Errand] = []
     var requests = 0
+    var jobs = 0
     var active: Set<String> = []
     var wakes: Set<String> = []
     var stopping = false
@@ -47,17 +48,27 @@ final class Mailbox: Sendable {
     }
   }
 
-  /// Notices are never refused: there are at most a few for each socket, and a lost release would hold a slot.
-  func put(_ notice: SlotNotice) {
+  /// Notices are never refused: there are at most a few for each socket, and a lost release would hold a slot. Only of
+  /// new jobs there may be any number; false when there are too many, and it is forgotten.
+  @discardableResult
+  func put(_ notice: SlotNotice) -> Bool {
+    var isKept = true
     _ = append { state in
-      if case .activity(let session) = notice {
+      switch notice {
+      case .activity(let session):
         state.active.insert(session)
         // Read with the next beat; nobody waits for it.
         return false
+      case .job:
+        isKept = state.jobs < limit
+        guard isKept else { return false }
+        state.jobs += 1
+      case .cancel, .release, .targets, .borrow: break
       }
       state.errands.append(.notice(notice))
       return true
     }
+    return isKept
   }
 
   func ended(_ session: String) {
@@ -104,6 +115,7 @@ final class Mailbox: Sendable {
       defer {
         state.errands = []
         state.requests = 0
+        state.jobs = 0
         state.wakes = []
         state.active = []
       }

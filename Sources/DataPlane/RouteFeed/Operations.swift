@@ -9,6 +9,8 @@ struct Waiter {
   let session: String
   let pool: String
   let reserve: Bool
+  /// Whether it may wait at all when no slot is free.
+  let queues: Bool
   let countsAsUse: Bool
   /// Monotonic milliseconds.
   let deadline: Int
@@ -47,6 +49,11 @@ struct Operation {
     case reasons([String])
     case remember(target: String)
     case beat(touched: Set<String>)
+    case borrow(pool: String, worker: Int)
+    case rememberJob(JobName, instance: String)
+    case findJob(JobQuestion)
+    case countReplicas
+    case readLoads
   }
   enum Outcome: Sendable {
     case nothing
@@ -56,6 +63,9 @@ struct Operation {
     case view(SessionView?)
     case instances([InstanceRecord])
     case events([Event])
+    case block(Range<UInt64>?)
+    case count(Int)
+    case loads([String: InstanceLoad])
   }
   let purpose: Purpose
   let command: Command<Outcome>

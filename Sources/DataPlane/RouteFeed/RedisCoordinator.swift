@@ -27,20 +27,22 @@ package final class RedisCoordinator: RouteSource {
   /// - `replica`: the id of this process in Redis; unique in the deployment.
   /// - `figures`: what the heartbeat tells beside the coordinator's own figures; called once a second from a thread of it.
   /// - `retryMilliseconds`: how often who waits asks again without being woken; at most 2,000, or Redis takes it for dead.
+  /// - `jobRetryMilliseconds`: after which Redis is asked once more about a job that it does not know.
   /// - `mailboxLimit`: requests that may wait for the coordinator; the next one is refused as unavailable.
   package init(
     url: RedisURL, keys: Keys, replica: String, log: LogWriter,
     options: RedisOptions = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-    mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000,
+    mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000, jobRetryMilliseconds: Int = 50,
     figures: @escaping @Sendable () -> [String: String] = { [:] }
   ) throws(RedisError) {
     core = try CoordinatorCore(
       url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit,
-      retryMilliseconds: retryMilliseconds, figures: figures)
+      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: figures)
   }
 
   package func start(inboxes: [any WorkerInbox]) {
     core.setInboxes(inboxes)
+    for inbox in inboxes { inbox.update(replicas: 1) }
     core.start(.commands) { CommandDesk($0).run() }
     core.start(.feed) { FeedReader($0).run() }
     core.start(.wake) { Self.listen($0) }
@@ -67,11 +69,17 @@ package final class RedisCoordinator: RouteSource {
     if case .look(let id) = request.kind, let record = core.session(id) {
       core.deliver(.granted(record), key)
     } else if !core.mailbox.put(request) {
-      core.deliver(.refused(.unavailable), key)
+      if case .job = request.kind {
+        core.deliver(JobOwner.unavailable, key)
+      } else {
+        core.deliver(.refused(.unavailable), key)
+      }
     }
   }
 
-  package func notify(_ notice: SlotNotice) { core.mailbox.put(notice) }
+  package func notify(_ notice: SlotNotice) {
+    if !core.mailbox.put(notice) { core.count { $0.jobsDropped += 1 } }
+  }
 
   /// What the wake thread does.
   private static func listen(_ core: CoordinatorCore) {

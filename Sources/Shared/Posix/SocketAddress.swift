@@ -89,12 +89,14 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
   package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
     let (high, low) = number
     guard high == 0, low >> 32 == 0xFFFF else {
-      var count = 0
-      for byte in host.utf8 where count < 46 {
-        text[count] = byte
-        count += 1
+      var copy = storage
+      return unsafe withUnsafeBytes(of: &copy) { bytes in
+        unsafe withUnsafeMutableBytes(of: &text) { text in
+          let room = unsafe text.baseAddress!.assumingMemoryBound(to: CChar.self)
+          let written = unsafe inet_ntop(AF_INET6, bytes.baseAddress! + 8, room, socklen_t(text.count))
+          return unsafe written == nil ? 0 : strlen(room)
+        }
       }
-      return count
     }
     var count = 0
     for index in 0..<4 {

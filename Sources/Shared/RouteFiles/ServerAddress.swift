@@ -10,7 +10,7 @@ package struct ServerAddress: Sendable, Equatable, CustomStringConvertible {
   /// What is wrong with a host; nil when it is an address literal or a name.
   static func problem(host: String) -> String? {
     let lower = host.lowercased()
-    let isBareIPv6 = lower.contains(":") && !lower.hasPrefix("[")
+    let isBareIPv6 = lower.utf8.count { $0 == UInt8(ascii: ":") } >= 2 && !lower.hasPrefix("[")
     guard !lower.contains("*"), HostPattern.problem(isBareIPv6 ? "[\(lower)]" : lower) == nil else {
       return "must be a host name or an address, without a scheme and a port"
     }

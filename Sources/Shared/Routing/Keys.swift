@@ -33,6 +33,8 @@ package struct Keys: Sendable, Equatable {
   package func target(_ id: String) -> String { "\(prefix)target:\(id)" }
   /// Counts the turns of a pool's global_round_robin.
   package func cursor(pool: String) -> String { "\(prefix)pool:\(pool):cursor" }
+  /// Which instance made a job.
+  package func job(_ id: String, pool: String) -> String { "\(prefix)job:\(pool):\(id)" }
   /// How busy instances are, for the strategy resources.
   package var load: String { prefix + "load" }
   package var sessions: String { prefix + "sessions" }
@@ -48,6 +50,8 @@ package struct Keys: Sendable, Equatable {
   package var leaderToken: String { prefix + "leader:token" }
   /// What operators asked of instances through any control plane, until the leader has done it.
   package var orders: String { prefix + "orders" }
+  /// The weights that operators gave to instances.
+  package var weights: String { prefix + "weights" }
 
   // What happened, and the doorbell.
   package var events: String { prefix + "events" }

@@ -9,7 +9,7 @@ package enum HostPattern {
     if host.utf8.first == UInt8(ascii: "[") {
       let inside = host.utf8.dropFirst().dropLast()
       let isAddress =
-        host.utf8.last == UInt8(ascii: "]") && inside.contains(UInt8(ascii: ":"))
+        host.utf8.last == UInt8(ascii: "]") && inside.count { $0 == UInt8(ascii: ":") } >= 2
         && inside.allSatisfy { byte in "0123456789abcdef:.".utf8.contains(byte) }
       return isAddress ? nil : "must be an IPv6 address in brackets without a port, e.g. [::1]"
     }

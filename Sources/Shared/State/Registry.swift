@@ -83,7 +83,7 @@ extension Registry {
           call('HDEL', key, id)
           change(kind, id, '')
           changed[id] = true
-          if kind == 'pool' then call('DEL', waiting_key(id), waiting_expiry_key(id)) end
+          if kind == 'pool' then call('DEL', waiting_key(id), waiting_expiry_key(id), cursor_key(id)) end
         end
       end
       return changed
@@ -153,6 +153,8 @@ extension Registry {
       local old, known = record(instances_key, id), call('HDEL', instances_key, id) == 1
       empty(id, reason)
       call('DEL', counters_key(id))
+      call('HDEL', load_key, id)
+      call('HDEL', weights_key, id)
       if old then
         call('ZREM', slots_key(old.pool), id)
         wake(old.pool)

@@ -38,6 +38,7 @@ enum SharedScript {
     local function leases_key(pool) return prefix .. 'pool:' .. pool .. ':leases' end
     local function waiting_key(pool) return prefix .. 'pool:' .. pool .. ':waiting' end
     local function waiting_expiry_key(pool) return prefix .. 'pool:' .. pool .. ':waiting-expiry' end
+    local function cursor_key(pool) return prefix .. 'pool:' .. pool .. ':cursor' end
     local function lease_key(session) return prefix .. 'lease:' .. session end
     local function targets_key(session) return prefix .. 'lease:' .. session .. ':targets' end
     local function target_key(target) return prefix .. 'target:' .. target end
@@ -45,6 +46,9 @@ enum SharedScript {
     local function counters_key(instance) return prefix .. 'counters:' .. instance end
     local function replica_key(replica) return prefix .. 'replica:' .. replica end
     local function replica_sessions_key(replica) return prefix .. 'replica:' .. replica .. ':sessions' end
+
+    local load_key = prefix .. 'load'
+    local weights_key = prefix .. 'weights'
 
     local function whole(number) return string.format('%d', number) end
 
