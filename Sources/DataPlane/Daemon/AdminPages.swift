@@ -12,8 +12,9 @@ struct AdminPages: Sendable {
   let workers: [WorkerMetrics]
   let labels: LabeledMetrics
   let accessLog: AccessLog?
+  let certificates: CertificateKeeper.Figures?
   let log: LogWriter
-  let isDraining: @Sendable () -> Bool
+  let phase: @Sendable () -> ReplicaPhase
 
   func answer(_ path: String) -> AdminAnswer {
     switch path {
@@ -28,11 +29,13 @@ struct AdminPages: Sendable {
   }
 
   private var readiness: AdminAnswer {
-    if isDraining() { return AdminAnswer(status: 503, contentType: "text/plain", body: "draining\n") }
-    if source.table == nil {
+    switch phase() {
+    case .draining: return AdminAnswer(status: 503, contentType: "text/plain", body: "draining\n")
+    case .serving where source.table != nil:
+      return AdminAnswer(status: 200, contentType: "text/plain", body: "ready\n")
+    case .starting, .serving:
       return AdminAnswer(status: 503, contentType: "text/plain", body: "no routing table yet\n")
     }
-    return AdminAnswer(status: 200, contentType: "text/plain", body: "ready\n")
   }
 
   private var routes: AdminAnswer {
@@ -60,6 +63,7 @@ struct AdminPages: Sendable {
         "berth_access_log_lost_total", .counter, "Requests that the access log does not show, as it could not keep up.",
         accessLog.dropped + accessLog.lost)
     }
+    if let certificates { CertificatePage(figures: certificates.values).write(to: &page) }
     let counters = source.counters
     page.family("berth_slot_answers_total", .counter, "Answers of the coordinator to workers, by outcome.")
     for (outcome, count) in [

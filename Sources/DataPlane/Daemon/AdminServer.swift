@@ -1,9 +1,11 @@
 // The admin port: /healthz, /readyz, /metrics and /routes, for probes, Prometheus and people. One thread, one connection
 // at a time, each with a limit: nothing here may disturb the workers.
+import Engine
 import Glibc
 import HTTPWire
 import Observability
 import Posix
+import Synchronization
 
 /// What the admin port answers with.
 struct AdminAnswer: Sendable {
@@ -16,13 +18,23 @@ final class AdminServer: Sendable {
   private let listener: Int32
   let address: SocketAddress
   private let answer: @Sendable (String) -> AdminAnswer
+  private let ending = Doorbell()
+  private let thread = Mutex<Thread?>(nil)
   /// A client gets this long for its request and its answer.
   private static let timeoutMilliseconds: Int32 = 2_000
   private static let requestBytes = 8_192
 
   /// Opens the port; throws a sentence when it is taken.
-  init(_ address: SocketAddress, answer: @escaping @Sendable (_ path: String) -> AdminAnswer) throws(AdminError) {
-    let fd = Socket.listen(address, backlog: 64, sharesPort: false, defersAccept: false)
+  /// - Parameter inherited: another process' listeners, which are the server's from now on: one for this address is used.
+  init(
+    _ address: SocketAddress, inherited: [HandoverListener] = [],
+    answer: @escaping @Sendable (_ path: String) -> AdminAnswer
+  ) throws(AdminError) {
+    let known = inherited.first { $0.address.description == address.description }
+    for other in inherited where other != known { Socket.close(other.descriptor) }
+    let fd =
+      known.map { Int($0.descriptor) }
+      ?? Socket.listen(address, backlog: 64, sharesPort: false, defersAccept: false)
     guard fd >= 0 else {
       throw AdminError(description: "cannot listen on \(address) (--admin): \(Errno.text(fd))")
     }
@@ -33,10 +45,15 @@ final class AdminServer: Sendable {
 
   struct AdminError: Error, CustomStringConvertible { let description: String }
 
+  /// What another process needs to answer here in this one's place.
+  var handoverListener: HandoverListener { HandoverListener(kind: .admin, address: address, descriptor: listener) }
+
   func start() {
-    _ = Thread.start("berth-admin") { [self] in
+    let started = Thread.start("berth-admin") { [self] in
       while true {
-        guard wait(listener, POLLIN, -1) else { continue }
+        var entries = [listener, ending.descriptor].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        guard unsafe poll(&entries, 2, -1) > 0 else { continue }
+        guard entries[1].revents == 0 else { return }
         var peer = SocketAddress()
         let fd = Socket.accept(listener, from: &peer)
         guard fd >= 0 else { continue }
@@ -44,6 +61,17 @@ final class AdminServer: Sendable {
         Socket.close(Int32(fd))
       }
     }
+    thread.withLock { $0 = started }
+  }
+
+  /// Takes no more connections: another process has the port. Returns when the last one has its answer.
+  func handOver() {
+    ending.ring()
+    thread.withLock { thread in
+      thread?.join()
+      thread = nil
+    }
+    Socket.close(listener)
   }
 
   private func wait(_ fd: Int32, _ events: Int32, _ milliseconds: Int32) -> Bool {

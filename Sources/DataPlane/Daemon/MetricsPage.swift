@@ -28,8 +28,11 @@ struct MetricsPage {
       "berth_instance_idle_closes_total", .counter, "Kept connections that ended unused.", sum(.instanceClosesIdle))
     page.single("berth_tunnels_total", .counter, "Tunnels begun.", sum(.tunnels))
     page.single("berth_discoveries_total", .counter, "DevTools discovery answers rewritten.", sum(.discoveries))
-    page.single("berth_tls_handshakes_total", .counter, "TLS handshakes finished.", sum(.tlsHandshakes))
-    page.single("berth_tls_failures_total", .counter, "TLS handshakes failed.", sum(.tlsFailures))
+    page.family("berth_tls_handshakes_total", .counter, "TLS handshakes finished, by whether a session was resumed.")
+    page.sample(sum(.tlsResumed), ["resumed": "true"])
+    page.sample(sum(.tlsHandshakes) - sum(.tlsResumed), ["resumed": "false"])
+    page.family("berth_tls_failures_total", .counter, "TLS handshakes that came to nothing, by reason.")
+    for (reason, count) in Counter.tlsFailuresByReason(sum) { page.sample(count, ["reason": reason]) }
     page.single(
       "berth_accept_failures_total", .counter, "Connections not accepted for want of descriptors.", sum(.acceptFailures)
     )

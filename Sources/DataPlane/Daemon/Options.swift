@@ -12,7 +12,8 @@ import TLS
     abstract: "A data-plane replica: terminates TLS, balances, and joins clients to instances.",
     discussion: """
       Pools and routes come from Redis, where a control plane writes them, or from a file. Every flag has a variable, \
-      named in brackets; flags win. SIGTERM drains, SIGHUP reads the certificates and the routes file again.
+      named in brackets; flags win. SIGTERM drains, SIGHUP reads the certificates and the routes file again; \
+      certificates are also read when their files change.
 
       Limits, as --limit NAME=VALUE or as variables:
       \(EngineLimits.names.map { "\($0.name) [\($0.variable)]: \($0.meaning) (default: \($0.defaultText))" }
@@ -82,7 +83,11 @@ import TLS
   // The process
   @Option(help: "Threads that serve clients. [WORKER_COUNT] (default: one per processor)")
   var workers: Int?
-  @Option(help: "Name of this replica, unique among all. [BERTH_REPLICA_ID] (default: host name and process id)")
+  @Option(
+    help: """
+      Name of this replica, unique among all; with --handover, the process id is added. [BERTH_REPLICA_ID] (default: host \
+      name and process id)
+      """)
   var id: String?
   @Option(help: "Seconds that requests and tunnels may take to end after SIGTERM. [BERTH_DRAIN_SECONDS] (default: 30)")
   var drainSeconds: Int?
@@ -92,6 +97,12 @@ import TLS
       connection. [BERTH_HANDOVER]
       """)
   var handover: String?
+  @Option(
+    help: """
+      Seconds that a process which takes over waits for its routing table before it gives up. [BERTH_HANDOVER_SECONDS] \
+      (default: 45)
+      """)
+  var handoverSeconds: Int?
   @Option(help: "debug, info, warning or error. [BERTH_LOG_LEVEL] (default: info)")
   var logLevel: String?
   @Option(help: "File for one JSON line a request, - for standard output, or off. [BERTH_ACCESS_LOG] (default: off)")
@@ -139,14 +150,24 @@ import TLS
         healthCheckInterval, "--health-check-interval", "HEALTH_CHECK_INTERVAL", 0...86_400_000, or: 30_000),
       workers: try Read.number(
         workers, "--workers", "WORKER_COUNT", 1...256, or: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
-      id: Read.text(id, "BERTH_REPLICA_ID") ?? "\(Read.hostName())-\(getpid())",
+      id: replicaID(),
       drainSeconds: try Read.number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try Read.choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
       accessLog: accessLog.flatMap { $0 == "off" ? nil : AccessLogDestination($0) },
       splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto), limits: try limits(),
       trustedProxies: try Read.ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
       proxyProtocolFrom: try Read.ranges(proxyProtocolFrom, "--proxy-protocol-from", "BERTH_PROXY_PROTOCOL_FROM"),
-      handover: Read.text(handover, "BERTH_HANDOVER"))
+      handover: Read.text(handover, "BERTH_HANDOVER"),
+      // The one that hands over waits for 60 s.
+      handoverSeconds: try Read.number(
+        handoverSeconds, "--handover-seconds", "BERTH_HANDOVER_SECONDS", 1...55, or: 45))
+  }
+
+  /// Two processes have one name during a hand-over unless the process id tells them apart.
+  private func replicaID() -> String {
+    let given = Read.text(id, "BERTH_REPLICA_ID")
+    if let given, Read.text(handover, "BERTH_HANDOVER") == nil { return given }
+    return "\(given ?? Read.hostName())-\(getpid())"
   }
 
   private func limits() throws -> EngineLimits {

@@ -1,5 +1,6 @@
 // A replica from start to end: listeners, feed, workers, admin port, signals. The order matters: nothing is accepted before
-// there is a routing table, and the feed outlives the workers, so that the last sessions are given back.
+// there is a routing table, a predecessor drains when this one serves, and the feed outlives the workers, so that the last
+// sessions are given back.
 import Engine
 import Glibc
 import Observability
@@ -11,6 +12,9 @@ import Routing
 import Synchronization
 import TLS
 
+/// What /readyz is about.
+enum ReplicaPhase: UInt8, Sendable { case starting, serving, draining }
+
 struct ReplicaError: Error, CustomStringConvertible { let description: String }
 
 final class Replica {
@@ -21,30 +25,43 @@ final class Replica {
   /// The source again when it is a file, which SIGHUP reads anew.
   private let file: FileCoordinator?
   private let admin: AdminServer
-  private let isDraining: Flag
+  private let phase: Phase
   private let accessLog: AccessLog?
+  private let certificates: CertificateKeeper?
+  private let signals: SignalSource
+  /// The process whose listeners these are, until it drains.
+  private var predecessor: HandoverClaim?
+  private let offer: HandoverOffer?
 
-  /// A bit that signal handling sets and the admin thread reads.
-  private final class Flag: Sendable {
-    private let value = Atomic<Bool>(false)
-    var isSet: Bool { value.load(ordering: .relaxed) }
-    func set() { value.store(true, ordering: .relaxed) }
+  /// The main thread sets it, the admin thread reads it.
+  private final class Phase: Sendable {
+    private let state = Atomic<UInt8>(ReplicaPhase.starting.rawValue)
+    var value: ReplicaPhase { ReplicaPhase(rawValue: state.load(ordering: .relaxed)) ?? .starting }
+    func become(_ phase: ReplicaPhase) { state.store(phase.rawValue, ordering: .relaxed) }
   }
 
+  /// How long the first routing table is waited for before clients are taken, who get 503 without one. A predecessor serves
+  /// meanwhile, so it may take longer then (`--handover-seconds`).
+  private static let tableMilliseconds = 3_000
+
   init(settings: Settings) throws {
-    // Every thread inherits this mask; signals are taken one by one in run().
-    Self.blockSignals()
+    // Every thread inherits the mask; signals are taken one by one in run().
+    signals = SignalSource()
+    signal(SIGPIPE, SIG_IGN)
     self.settings = settings
     let log = LogWriter(level: settings.logLevel)
     self.log = log
-    let certificates = try Self.certificates(settings)
+    certificates = try CertificateKeeper.make(settings.tls, log: log)
+    let predecessor = try settings.handover.flatMap { try HandoverClaim.from(path: $0) }
+    self.predecessor = predecessor
+    let inherited = predecessor?.listeners ?? []
     do {
       var configuration = EngineConfiguration(
-        listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates,
+        listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates?.first,
         workers: settings.workers, limits: settings.limits, splice: settings.splice)
       configuration.trustedProxies = settings.trustedProxies
       configuration.proxyProtocolFrom = settings.proxyProtocolFrom
-      engine = try Engine(configuration)
+      engine = try Engine(configuration, inherited: inherited.filter { $0.kind != .admin })
     } catch {
       throw ReplicaError(
         description:
@@ -63,12 +80,16 @@ final class Replica {
       file = nil
       source = try Self.redisSource(settings, engine.metrics, log)
     }
-    let isDraining = Flag()
-    self.isDraining = isDraining
+    let phase = Phase()
+    self.phase = phase
     let pages = AdminPages(
       replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
-      log: log, isDraining: { isDraining.isSet })
-    admin = try AdminServer(settings.admin) { pages.answer($0) }
+      certificates: certificates?.figures, log: log, phase: { phase.value })
+    admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) { pages.answer($0) }
+    offer = try settings.handover.map { [engine, admin] path in
+      let listeners = engine.handoverListeners + [admin.handoverListener]
+      return try HandoverOffer(path: path, listeners: listeners, log: log)
+    }
   }
 
   private static func redisSource(_ settings: Settings, _ metrics: [WorkerMetrics], _ log: LogWriter) throws
@@ -87,15 +108,59 @@ final class Replica {
     }
   }
 
-  private static func certificates(_ settings: Settings) throws -> Certificates? {
-    guard !settings.tls.isEmpty else { return nil }
-    return Certificates(context: try settings.tls.context(processSecret: .random()))
+  func run() throws {
+    source.start(inboxes: engine.inboxes)
+    if predecessor == nil { admin.start() }
+    var problem: (any Error)?
+    if waitForTable() {
+      engine.start(coordinator: source, log: log, accessLog: accessLog)
+      phase.become(.serving)
+      do {
+        try takeOver()
+        serve()
+      } catch { problem = error }
+      end()
+    } else if let predecessor {
+      problem = ReplicaError(
+        description: "there was no routing table, so the process \(predecessor.predecessor) goes on; is Redis there?")
+    }
+    offer?.close()
+    source.stop(timeoutMilliseconds: 3_000)
+    accessLog?.close()
+    log.info("the replica ends", ["replica": .string(settings.id)])
+    log.close()
+    if let problem { throw problem }
   }
 
-  func run() throws {
-    engine.start(coordinator: source, log: log, accessLog: accessLog)
-    source.start(inboxes: engine.inboxes)
-    admin.start()
+  // MARK: Start
+
+  /// Gives the feed some time to bring the first table. False: do not serve.
+  private func waitForTable() -> Bool {
+    let limit = predecessor == nil ? Self.tableMilliseconds : settings.handoverSeconds * 1_000
+    let deadline = Clock.monotonicMilliseconds + limit
+    while source.table == nil {
+      if Clock.monotonicMilliseconds >= deadline {
+        guard predecessor == nil else { return false }
+        log.warning("there is no routing table yet, clients get 503 until it comes")
+        return true
+      }
+      wait(milliseconds: 10, for: [signals.descriptor])
+      if signals.next() == .end { return false }
+    }
+    return true
+  }
+
+  /// Tells the predecessor to drain, and offers the listeners to the process that will come after this one.
+  private func takeOver() throws {
+    if let predecessor {
+      let outcome = try predecessor.takeOver()
+      admin.start()
+      log.info(
+        outcome == .taken ? "the listeners were taken over" : "the process before this one has gone by itself",
+        ["from": .int(Int(predecessor.predecessor))])
+      self.predecessor = nil
+    }
+    try offer?.publish()
     var places: [String] = engine.addresses.map { "http://\($0)" }
     places += engine.tlsAddresses.map { "https://\($0)" }
     log.info(
@@ -103,53 +168,55 @@ final class Replica {
       [
         "replica": .string(settings.id), "addresses": .string(places.joined(separator: " ")),
         "admin": .string("http://\(admin.address)"), "workers": .int(settings.workers), "pid": .int(Int(getpid())),
+        "kernel_tls": .bool(KernelTLS.isAvailable()),
       ])
-    waitForEnd()
-    isDraining.set()
+  }
+
+  // MARK: Service and end
+
+  /// Returns at SIGTERM or SIGINT, or when another process has taken over. Meanwhile files are looked at every second.
+  private func serve() {
+    while true {
+      let now = Clock.monotonicMilliseconds
+      let left = min(1_000 - now % 1_000, max(0, (offer?.deadline ?? Int.max) - now))
+      let came = wait(milliseconds: left, for: [signals.descriptor] + (offer?.descriptors ?? []))
+      switch signals.next() {
+      case .end: return
+      case .reload: reload()
+      case nil: break
+      }
+      if let offer, offer.advance(now: Clock.monotonicMilliseconds) {
+        admin.handOver()
+        offer.confirm()
+        return
+      }
+      if !came, let changed = certificates?.look() { engine.replace(certificates: changed) }
+    }
+  }
+
+  private func end() {
+    phase.become(.draining)
+    offer?.close()
     log.info("draining", ["replica": .string(settings.id), "seconds": .int(settings.drainSeconds)])
     engine.drain(milliseconds: settings.drainSeconds * 1_000)
     engine.join()
-    source.stop(timeoutMilliseconds: 3_000)
-    accessLog?.close()
-    log.info("the replica ends", ["replica": .string(settings.id)])
-    log.close()
   }
 
-  // MARK: Signals
-
-  private static var handled: sigset_t {
-    var set = sigset_t()
-    unsafe sigemptyset(&set)
-    for signal in [SIGTERM, SIGINT, SIGHUP] { unsafe sigaddset(&set, signal) }
-    return set
-  }
-
-  private static func blockSignals() {
-    var set = handled
-    unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
-    signal(SIGPIPE, SIG_IGN)
-  }
-
-  /// Returns at SIGTERM or SIGINT; SIGHUP reads the files again.
-  private func waitForEnd() {
-    var set = Self.handled
-    while true {
-      var signal: Int32 = 0
-      guard unsafe sigwait(&set, &signal) == 0 else { continue }
-      guard signal == SIGHUP else { return }
-      reload()
-    }
-  }
-
-  /// Reads certificate and routes again. What cannot be read leaves what is in force as it is.
+  /// Reads certificates and routes again and opens the access log anew. What cannot be read leaves what is in force as it is.
   private func reload() {
     accessLog?.reopen()
+    if let changed = certificates?.reload() { engine.replace(certificates: changed) }
     do {
-      if let certificates = try Self.certificates(settings) { engine.replace(certificates: certificates) }
       try file?.reload()
-      log.info("certificate and routes were read again")
+      if file != nil { log.info("routes were read again") }
     } catch {
-      log.error("the files could not be read again, what was in force stays", ["reason": .string("\(error)")])
+      log.error("the routes could not be read again, those in force stay", ["reason": .string("\(error)")])
     }
+  }
+
+  /// Whether there is input on one of them.
+  @discardableResult private func wait(milliseconds: Int, for descriptors: [Int32]) -> Bool {
+    var entries = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+    return unsafe poll(&entries, nfds_t(entries.count), Int32(clamping: milliseconds)) > 0
   }
 }

@@ -28,4 +28,6 @@ struct Settings {
   var proxyProtocolFrom: [AddressRange]
   /// The socket over which one process hands its listeners to the next.
   var handover: String?
+  /// How long a process that takes over waits for its first routing table.
+  var handoverSeconds: Int
 }

@@ -212,7 +212,7 @@ package final class HandoverClaim {
         "the process at \(path) (--handover) does not hand its listeners over; perhaps another one is just taking them")
   }
 
-  /// nil when the other side hung up without a word. The descriptor is the claim's, or closed.
+  /// nil when the other side hung up without a word. The descriptor is the claim's, who closes it.
   private init?(_ fd: Int32, _ path: String, _ limits: HandoverLimits, _ deadline: Int) throws(HandoverError) {
     socket = fd
     self.limits = limits
@@ -253,8 +253,8 @@ package final class HandoverClaim {
     } catch { problem = error }
     listeners = received
     if problem != nil || isEmpty {
+      // The socket is closed by deinit, which runs from here on.
       for listener in received { Socket.close(listener.descriptor) }
-      Socket.close(fd)
       if let problem { throw problem }
       return nil
     }

@@ -6,6 +6,7 @@ import Synchronization
 package enum Counter: Int, CaseIterable, Sendable {
   case accepted, requests, responses1xx, responses2xx, responses3xx, responses4xx, responses5xx
   case bytesFromClients, bytesToClients, retries, instanceConnections, instanceReuses, instanceClosesIdle
+  case tlsResumed, tlsPlainHTTP, tlsNotTLS, tlsVersion, tlsCipher, tlsClientCertificate, tlsAlert, tlsGone, tlsTimeout
   case tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
   case clientsNow, instancesNow, tunnelsNow, bufferedBytesNow
 }

@@ -134,7 +134,7 @@ extension Worker {
         // The output is larger than any handshake flight.
         return closeClient(fd, .internalError)
       case .failed(let failure):
-        s.metrics.add(.tlsFailures)
+        countFailedHandshake(failure)
         guard failure.kind == .plainHTTP else {
           s.log.info(
             "a TLS handshake failed",
@@ -150,6 +150,7 @@ extension Worker {
           closes: true)
       case .done:
         s.metrics.add(.tlsHandshakes)
+        if tls.resumed { s.metrics.add(.tlsResumed) }
         s.slab[fd].machine.handshakeFinished()
         wait(fd, .head)
         // The request may have come with the last flight: what is left of the input is decrypted now.

@@ -135,6 +135,7 @@ extension Worker {
   func closeClient(_ fd: Int32, _ reason: CloseReason) {
     guard s.slab[fd].kind == .client else { return }
     s.metrics.closed(reason)
+    if s.slab[fd].machine.phase == .handshaking { countUnfinishedHandshake(reason) }
     endStory(fd, reason)
     let isCut = s.slab[fd].machine.responseHasStarted && s.slab[fd].body.mode != .tunnel && reason.cutsAnswer
     if isCut { Socket.resetOnClose(fd) }

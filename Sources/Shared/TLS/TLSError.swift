@@ -42,7 +42,11 @@ package struct TLSFailure: Error, Equatable, Sendable {
     case clientCertificate
     /// The output window had no room for a record that OpenSSL had to send (see ``TLSServerConnection/reserve``).
     case outputFull
-    /// Everything else: no common version or cipher, a bad record, no memory.
+    /// No version of TLS that both take.
+    case version
+    /// No suite, group or signature that both take.
+    case cipher
+    /// Everything else: a bad record, no memory.
     case other
   }
   package let kind: Kind
@@ -64,7 +68,7 @@ package struct TLSFailure: Error, Equatable, Sendable {
       code == 0
         ? "the client sent no certificate, and one is required"
         : "the client's certificate is not good: \(unsafe String(cString: X509_verify_cert_error_string(Int(code))))"
-    case .peerAlert, .other: code == 0 ? "unexpected end" : describe(code)
+    case .peerAlert, .version, .cipher, .other: code == 0 ? "unexpected end" : describe(code)
     }
   }
 }

@@ -214,6 +214,13 @@ package enum TLSWriteResult {
       case COPENSSL_NO_CLIENT_CERTIFICATE:
         kind = .clientCertificate
         code = 0
+      case COPENSSL_UNSUPPORTED_PROTOCOL, COPENSSL_VERSION_TOO_LOW, COPENSSL_NO_PROTOCOLS,
+        COPENSSL_WRONG_VERSION_NUMBER,
+        COPENSSL_INAPPROPRIATE_FALLBACK:
+        kind = .version
+      case COPENSSL_NO_SHARED_CIPHER, COPENSSL_NO_SHARED_SIGNATURE, COPENSSL_NO_SIGNATURE, COPENSSL_NO_KEY_SHARE,
+        COPENSSL_NO_SHARED_GROUP, COPENSSL_NO_GROUP:
+        kind = .cipher
       default: if reason >= COPENSSL_ALERT_OFFSET { kind = .peerAlert }
       }
     }

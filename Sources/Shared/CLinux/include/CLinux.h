@@ -2,6 +2,7 @@
 #ifndef BERTH_CLINUX_H
 #define BERTH_CLINUX_H
 #include "clinux_child.h"
+#include "clinux_ktls.h"
 #include "clinux_poll.h"
 #include "clinux_process.h"
 #include "clinux_unix.h"
