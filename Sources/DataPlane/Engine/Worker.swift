@@ -29,6 +29,9 @@ struct WorkerConfiguration: Sendable {
 
 /// All state of one worker, behind a pointer so that no access costs an exclusivity check.
 @safe struct WorkerState: ~Copyable {
+  /// Scratch for what is read. It stands first because ThreadSanitizer's instrumentation of Swift 6.3 takes the first word
+  /// of a state that is reached by an addressor for an address, and crashes the compiler when it is a number.
+  let input: UnsafeMutableRawPointer
   let index: Int
   let limits: EngineLimits
   let parser: HeadParser
@@ -90,8 +93,7 @@ struct WorkerConfiguration: Sendable {
 
   // Scratch memory, valid within one call only.
   var head = Head()
-  let input: UnsafeMutableRawPointer
-  /// Room for the largest piece and a head before it.
+  /// Room in ``input`` for the largest piece and a head before it.
   let inputCapacity: Int
   let cipherInput: UnsafeMutableRawPointer
   let cipherOutput: UnsafeMutableRawPointer
