@@ -91,7 +91,9 @@ struct AdminPages: Sendable {
     page.single("berth_slots_waiting", .gauge, "Clients that wait for a slot now.", counters.waiting)
     CoordinatorPage(counters: counters).write(to: &page)
     page.single("berth_sessions_held", .gauge, "Sessions with a socket at this replica now.", counters.held)
-    page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
+    if counters.hasRedis {
+      page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
+    }
     page.single(
       "berth_redis_failures_total", .counter, "Redis commands or connections that failed.", counters.redisFailures)
     page.single("berth_route_snapshots_total", .counter, "Routing snapshots loaded in full.", counters.snapshots)

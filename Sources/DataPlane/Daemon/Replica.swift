@@ -176,6 +176,9 @@ final class Replica {
 
   // MARK: Service and end
 
+  /// Another process serves now.
+  private var isHandedOver = false
+
   /// Returns at SIGTERM or SIGINT, or when another process has taken over. Meanwhile files are looked at every second.
   private func serve() {
     while true {
@@ -190,6 +193,7 @@ final class Replica {
       if let offer, offer.advance(now: Clock.monotonicMilliseconds) {
         admin.handOver()
         offer.confirm()
+        isHandedOver = true
         return
       }
       if !came, let changed = certificates?.look() { engine.replace(certificates: changed) }
@@ -200,7 +204,7 @@ final class Replica {
     phase.become(.draining)
     offer?.close()
     log.info("draining", ["replica": .string(settings.id), "seconds": .int(settings.drainSeconds)])
-    engine.drain(milliseconds: settings.drainSeconds * 1_000)
+    engine.drain(milliseconds: settings.drainSeconds * 1_000, keepsIdle: isHandedOver)
     engine.join()
   }
 

@@ -275,6 +275,8 @@ extension Worker {
 
   /// Whether so many more bytes of the client's body are within its route's limit.
   @inline(__always) func takesBody(_ fd: Int32, _ count: Int) -> Bool {
+    // What chunks a body is not of it.
+    if s.slab[fd].body.mode == .chunked { return s.slab[fd].body.chunks.dataBytes <= s.slab[fd].bodyRoom }
     guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
     if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
     return true

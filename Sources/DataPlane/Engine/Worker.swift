@@ -282,7 +282,7 @@ struct WorkerConfiguration: Sendable {
       case .block(let block, let pool): s.poolStates[pool]?.lend(block)
       case .job(let owner, let ticket): jobAnswered(owner, ticket: ticket)
       case .certificates(let certificates): s.certificates = certificates
-      case .drain(let deadline): drain(deadline)
+      case .drain(let deadline, let keepsIdle): drain(deadline, keepsIdle: keepsIdle)
       }
     }
   }
@@ -389,7 +389,7 @@ struct WorkerConfiguration: Sendable {
 
   // MARK: End
 
-  private func drain(_ deadline: Int) {
+  private func drain(_ deadline: Int, keepsIdle: Bool) {
     guard !s.isDraining else { return }
     s.isDraining = true
     s.drainDeadline = deadline
@@ -403,7 +403,9 @@ struct WorkerConfiguration: Sendable {
     s.tlsListeners = []
     for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
       let insideHead = !s.slab[fd].inbound.isEmpty
-      if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead) { closeClient(fd, reason) }
+      if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead, keepsIdle: keepsIdle) {
+        closeClient(fd, reason)
+      }
     }
   }
 
