@@ -2,14 +2,15 @@
 #
 #   make run ARGS="--replicas 2"       arguments for `berth up`
 #   make test FILTER=RoutingTests      only the tests whose name matches
-#   make fuzz SECONDS=600              longer than the usual minute
+#   make fuzz FUZZ_SECONDS=600              longer than the usual minute
 #   make bench SCENARIOS=S1,S2 REPEATS=5 SECONDS=2 RUNS=3 WRITE=1    BERTH=path measures another build
 
 SWIFT ?= swift
 CONFIGURATION ?= release
 ARGS ?=
 FILTER ?=
-SECONDS = 60
+FUZZ_SECONDS ?= 60
+SOAK ?= 100
 SCENARIOS ?=
 REPEATS ?=
 SECONDS ?=
@@ -18,7 +19,7 @@ WRITE ?=
 BERTH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench curves allocations lint format clean
+.PHONY: help run build test bench curves allocations fuzz soak sanitize lint format clean
 
 help: ## Says what there is
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,13 +35,17 @@ build: ## Builds the three programs
 	  $(SWIFT) build -c $(CONFIGURATION) --product $$product || exit 1; \
 	done
 
+ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER)),yes)
 test: ## Installs what is missing, builds and runs every test
 	@scripts/bootstrap test
 	@echo "==> building the tests (debug)"
 	@$(SWIFT) build --build-tests
+	@# A filter that names no Docker test needs no container engine.
+	@$(if $(ENGINE),scripts/test-engine up)
 	@echo "==> running the tests"
 	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
-	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)')
+	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)'); status=$$?; \
+	  $(if $(ENGINE),scripts/test-engine down;) exit $$status
 
 berth-data = $(or $(BERTH),$$($(SWIFT) build -c release --show-bin-path)/berth-data)
 
@@ -67,7 +72,15 @@ allocations: ## Counts allocations and reference counts per request and chunk
 	@BERTH="$(berth-data)" Tests/Benchmarks/allocations.py $(if $(WRITE),--write docs/performance)
 
 fuzz: ## Fuzzes the parsers and the exchange machine for a minute (libFuzzer)
-	@scripts/fuzz $(SECONDS)
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+soak: ## Soaks berth-data: SOAK=1000 is ten times what `make test` does
+	@$(SWIFT) build --build-tests
+	@BERTH_SOAK=$(SOAK) $(SWIFT) test --skip-build --no-parallel --filter EndToEnd/Soak
+
+sanitize: ## Runs the data plane's tests under AddressSanitizer and ThreadSanitizer
+	@scripts/sanitize address
+	@scripts/sanitize thread
 
 lint: ## Checks the source's form (.swift-format)
 	@$(SWIFT) format lint --strict --parallel --recursive Package.swift Sources Tests

@@ -85,7 +85,9 @@ final class Replica {
     let pages = AdminPages(
       replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
       certificates: certificates?.figures, log: log, phase: { phase.value })
-    admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) { pages.answer($0) }
+    admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) {
+      pages.answer($0, $1)
+    }
     offer = try settings.handover.map { [engine, admin] path in
       let listeners = engine.handoverListeners + [admin.handoverListener]
       return try HandoverOffer(path: path, listeners: listeners, log: log)

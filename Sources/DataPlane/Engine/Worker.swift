@@ -32,6 +32,9 @@ struct WorkerConfiguration: Sendable {
 
 /// All state of one worker, behind a pointer so that no access costs an exclusivity check.
 @safe struct WorkerState: ~Copyable {
+  /// Scratch for what is read. It stands first because ThreadSanitizer's instrumentation of Swift 6.3 takes the first word
+  /// of a state that is reached by an addressor for an address, and crashes the compiler when it is a number.
+  let input: UnsafeMutableRawPointer
   let index: Int
   let limits: EngineLimits
   let parser: HeadParser
@@ -49,6 +52,9 @@ struct WorkerConfiguration: Sendable {
   let trustedProxies: FixedArray<AddressRange>
   let proxyProtocolFrom: FixedArray<AddressRange>
   let shared: EngineShared
+  /// Two of `shared`, as they are asked for each request of a limited route: without a reference count.
+  let rates: Unmanaged<RateLimiter>
+  let connectionCounts: Unmanaged<ClientCounter>
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
@@ -101,8 +107,7 @@ struct WorkerConfiguration: Sendable {
 
   // Scratch memory, valid within one call only.
   var head = Head()
-  let input: UnsafeMutableRawPointer
-  /// Room for the largest piece and a head before it.
+  /// Room in ``input`` for the largest piece and a head before it.
   let inputCapacity: Int
   let cipherInput: UnsafeMutableRawPointer
   let cipherOutput: UnsafeMutableRawPointer
@@ -111,6 +116,11 @@ struct WorkerConfiguration: Sendable {
   let headOutputCapacity: Int
   /// The id of the request that is being written.
   let requestID: UnsafeMutablePointer<UInt8>
+  /// A Set-Cookie value that is being written.
+  let cookieOutput: UnsafeMutablePointer<UInt8>
+  let cookieCapacity = 16_384
+  /// The time, for responses that came without one: `HTTPDate.byteCount` bytes, as of this second.
+  let date: UnsafeMutablePointer<UInt8>
   var pipes: [Pipe] = []
   var freePipes: [Int32] = []
 
@@ -128,6 +138,8 @@ struct WorkerConfiguration: Sendable {
     trustedProxies = FixedArray(configuration.trustedProxies)
     proxyProtocolFrom = FixedArray(configuration.proxyProtocolFrom)
     shared = configuration.shared
+    unsafe rates = .passUnretained(configuration.shared.rates)
+    unsafe connectionCounts = .passUnretained(configuration.shared.connections)
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
@@ -153,6 +165,9 @@ struct WorkerConfiguration: Sendable {
     unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
     unsafe requestID = .allocate(capacity: 32)
     unsafe requestID.initialize(repeating: 0, count: 32)
+    unsafe cookieOutput = .allocate(capacity: cookieCapacity)
+    unsafe date = .allocate(capacity: HTTPDate.byteCount)
+    unsafe date.initialize(repeating: 0, count: HTTPDate.byteCount)
   }
 
   deinit {
@@ -161,6 +176,8 @@ struct WorkerConfiguration: Sendable {
     unsafe cipherOutput.deallocate()
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
+    unsafe cookieOutput.deallocate()
+    unsafe date.deallocate()
     window?.free()
     trustedProxies.free()
     proxyProtocolFrom.free()
@@ -193,6 +210,7 @@ struct WorkerConfiguration: Sendable {
 
   private func loop() {
     let doorbell = s.mailbox.doorbell.descriptor
+    writeDate()
     s.poller.addInput(.init(fd: doorbell, generation: 0))
     for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
     while !(s.isDraining && s.clients == 0) {
@@ -273,12 +291,20 @@ struct WorkerConfiguration: Sendable {
     s.nextSecond = s.now + 1_000
     reportActivity()
     reportEjections()
+    reportInstances()
+    writeDate()
     s.metrics.set(.clientsNow, s.clients)
     s.metrics.set(.instancesNow, s.instanceConnections)
     s.metrics.set(.tunnelsNow, s.tunnels)
     s.metrics.set(.bufferedBytesNow, s.pool.outstandingBytes)
     if s.acceptsPaused { resumeAccepting() }
     if s.now >= s.drainDeadline { closeEverything() }
+  }
+
+  /// The second that responses get as their Date.
+  private func writeDate() {
+    var out = unsafe MutableSpan(_unsafeStart: s.date, count: HTTPDate.byteCount)
+    _ = HTTPDate.write(secondsSince1970: Clock.unixMilliseconds / 1_000, into: &out)
   }
 
   // MARK: Routing table
