@@ -35,13 +35,17 @@ build: ## Builds the three programs
 	  $(SWIFT) build -c $(CONFIGURATION) --product $$product || exit 1; \
 	done
 
+ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER)),yes)
 test: ## Installs what is missing, builds and runs every test
 	@scripts/bootstrap test
 	@echo "==> building the tests (debug)"
 	@$(SWIFT) build --build-tests
+	@# A filter that names no Docker test needs no container engine.
+	@$(if $(ENGINE),scripts/test-engine up)
 	@echo "==> running the tests"
 	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
-	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)')
+	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)'); status=$$?; \
+	  $(if $(ENGINE),scripts/test-engine down;) exit $$status
 
 berth-data = $(or $(BERTH),$$($(SWIFT) build -c release --show-bin-path)/berth-data)
 

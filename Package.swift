@@ -90,7 +90,7 @@ let package = Package(
     control("Domain", ["Routing"]),
     control("Settings", ["Domain", "JSON", "RouteFiles", "Routing"]),
     control("Reconciler", ["Domain", "Routing"]),
-    control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", logging]),
+    control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", "TLS", logging]),
     control(
       "Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
     control(

@@ -319,4 +319,6 @@ def main():
 
 if __name__ == "__main__":
     bench.own_netns()
+    # Its children are in sessions of their own, so they are ended by the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main())

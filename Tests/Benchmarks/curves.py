@@ -6,7 +6,7 @@ connections, workers. Uses the measuring of Proxies/bench.py: proxy CPU of its c
 
 --write replaces what stands between `<!-- curves: begin -->` and `<!-- curves: end -->` of a Markdown file.
 """
-import argparse, importlib.util, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, os, signal, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 spec = importlib.util.spec_from_file_location("bench", os.path.join(HERE, "Proxies", "bench.py"))
@@ -188,4 +188,6 @@ def main():
 
 if __name__ == "__main__":
     bench.own_netns()
+    # Its children are in sessions of their own, so they are ended by the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main()

@@ -26,7 +26,8 @@ private final class RunningAPI: Sendable {
     let logger = Logger(label: "api") { _ in SwiftLogNoOpLogHandler() }
     let handlers = Handlers(
       configuration: APIConfiguration(
-        pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, host: bench.host, id: "me", processID: 7
+        pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, portHosts: [bench.host], id: "me",
+        processID: 7
       ),
       redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()

@@ -36,6 +36,16 @@ final class ControlBench: Sendable {
   var registry: Registry { Registry(keys: keys) }
   var leases: Leases { Leases(keys: keys) }
 
+  /// BERTH_TEST_LOG=1 shows what the control planes of all tests say.
+  func logger(_ name: String) -> Logger {
+    var logger = Logger(label: name + "@" + directory) { label -> any LogHandler in
+      if Kernel.environment["BERTH_TEST_LOG"] == nil { return SwiftLogNoOpLogHandler() }
+      return StreamLogHandler.standardError(label: label)
+    }
+    logger.logLevel = .debug
+    return logger
+  }
+
   func runtime() throws -> ProcessRuntime {
     try ProcessRuntime(stateDirectory: directory, environment: ["PATH": "/usr/local/bin:/usr/bin:/bin"])
   }
@@ -49,8 +59,8 @@ final class ControlBench: Sendable {
     return spec
   }
 
-  func start(_ name: String, _ pools: [PoolSpec]) throws -> RunningControl {
-    try RunningControl(name, bench: self, pools: pools)
+  func start(_ name: String, _ pools: [PoolSpec], _ runtime: (any Runtime)? = nil) throws -> RunningControl {
+    try RunningControl(name, bench: self, pools: pools, runtime: try runtime ?? self.runtime())
   }
 
   func instances(_ state: InstanceState? = nil) async throws -> [InstanceRecord] {
@@ -112,14 +122,9 @@ final class RunningControl: Sendable {
   private let tasks: [Task<Void, Never>]
   private let clients: [RedisClient]
 
-  init(_ name: String, bench: ControlBench, pools: [PoolSpec]) throws {
+  init(_ name: String, bench: ControlBench, pools: [PoolSpec], runtime: any Runtime) throws {
     let options = RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000)
-    // BERTH_TEST_LOG=1 shows what the control planes of all tests say.
-    var logger = Logger(label: name + "@" + bench.directory) { label -> any LogHandler in
-      if Kernel.environment["BERTH_TEST_LOG"] == nil { return SwiftLogNoOpLogHandler() }
-      return StreamLogHandler.standardError(label: label)
-    }
-    logger.logLevel = .debug
+    let logger = bench.logger(name)
     let client = try RedisClient(url: bench.redis.unixURL, options: options)
     let leaseClient = try RedisClient(url: bench.redis.unixURL, options: options, threads: 1)
     clients = [client, leaseClient]
@@ -128,7 +133,7 @@ final class RunningControl: Sendable {
       configuration: SupervisorConfiguration(
         pools: pools, routes: pools.prefix(1).map { RouteRecord(id: "all", pool: $0.name) }, portRange: bench.range,
         host: bench.host, drainMilliseconds: 500),
-      keys: bench.keys, redis: client, runtime: try bench.runtime(), lease: lease, bell: bell, logger: logger)
+      keys: bench.keys, redis: client, runtime: runtime, lease: lease, bell: bell, logger: logger)
     let listener = try WakeListener(url: bench.redis.unixURL, keys: bench.keys, bell: bell, logger: logger)
     self.lease = lease
     self.supervisor = supervisor

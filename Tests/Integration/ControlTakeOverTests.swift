@@ -90,9 +90,7 @@ import Testing
     // It died after the process had started, before Redis heard of its pid: the file beside it tells.
     var started = record("chrome-started", port: try await port("chrome-started"))
     try await put(started)
-    let identity = try await runtime.launch(LaunchPlan(id: started.id, spec: spec, port: started.port))
-    started.pid = identity.pid
-    started.pidStart = identity.start
+    try await runtime.launch(LaunchPlan(id: started.id, spec: spec, port: started.port)).note(in: &started)
     await runtime.remember(started)
     // It said that one was ready, whose process has ended since.
     var ended = record("chrome-ended", port: try await port("chrome-ended"), state: .ready)
@@ -100,8 +98,8 @@ import Testing
     ended.pidStart = 1
     try await put(ended)
     // A process that no record knows, with a directory.
-    let orphan = try await runtime.launch(
-      LaunchPlan(id: "chrome-orphan", spec: spec, port: try await port("chrome-orphan")))
+    var orphan = record("chrome-orphan", port: try await port("chrome-orphan"))
+    try await runtime.launch(LaunchPlan(id: orphan.id, spec: spec, port: orphan.port)).note(in: &orphan)
     try Kernel.makeDirectory(bench.directory + "/instances/chrome-leftover/profile")
     try await bench.client.run(Leadership(keys: bench.keys).resign(id: "dead", fence: fence))
 
@@ -110,9 +108,9 @@ import Testing
       let instances = try await bench.instances()
       return instances.map(\.id) == ["chrome-started"] && instances[0].state == .ready
     }
-    #expect(try await bench.instances()[0].pid == identity.pid)
+    #expect(try await bench.instances()[0].pid == started.pid)
     #expect(try await bench.instances()[0].browser != nil)
-    #expect(!ProcessTable.isAlive(orphan))
+    #expect(orphan.identity.map(ProcessTable.isAlive) == false)
     #expect(bench.directories == ["chrome-started"])
     try await eventually("forgotten ports are free again") {
       try await bench.allocated().map(\.owner) == ["chrome-started"]

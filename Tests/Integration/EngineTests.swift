@@ -27,6 +27,22 @@ import Testing
     #expect(engine.value(.instanceConnections) == 1)
   }
 
+  @Test func aHandOverLosesNoRequestOfAKeptConnection() throws {
+    let instance = AnsweringInstance(saying: "ok")
+    let engine = try TestEngine(instances: [instance.address])
+    let client = engine.connect()
+    client.send(get)
+    #expect(client.response()?.body == "ok")
+    // Longer than anything here takes: the engine ends because its last client has.
+    engine.engine.drain(milliseconds: 600_000, keepsIdle: true)
+    client.send(get)
+    let last = try #require(client.response())
+    #expect(last.body == "ok" && last.head.contains("\r\nConnection: close\r\n"))
+    #expect(client.ends())
+    engine.engine.join()
+    #expect(engine.value(CloseReason.drained) == 1)
+  }
+
   @Test func pipelinedRequestsAreAnsweredInOrder() throws {
     let instance = ScriptedInstance()
     let engine = try TestEngine(instances: [instance.address])

@@ -31,6 +31,18 @@ extension PolicyRow {
       }
       #expect(world.engine.value(.instanceConnections) == 1)
     },
+    PolicyRow(id: "answer-date", counted: .nothing) { world in
+      let (client, upstream, _) = try world.passed(HTTPText.get)
+      upstream.send(HTTPText.ok)
+      let own = try #require(client.response()).head
+      let date = try #require(own.split(separator: "\r\n").first { $0.hasPrefix("Date: ") })
+      #expect(date.hasSuffix(" GMT") && date.utf8.count == 6 + 29)
+      client.send(HTTPText.get)
+      #expect(upstream.receive(upTo: "\r\n\r\n") != nil)
+      upstream.send("HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n")
+      let others = try #require(client.response()).head
+      #expect(others.contains("\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n") && !others.contains("Date:"))
+    },
     PolicyRow(id: "client-says-close", counted: .close(.responseComplete)) { world in
       let (client, upstream, head) = try world.passed("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
       #expect(!head.contains("Connection:"), "the instance's connection is kept")

@@ -67,10 +67,10 @@ func shellPool(_ script: String, kind: PoolKind = .http, environment: [String: S
 extension RuntimeBench {
   func launch(_ id: String, _ spec: PoolSpec, port: Int? = nil) async throws -> InstanceRecord {
     let port = try port ?? unusedPort()
-    let identity = try await runtime.launch(LaunchPlan(id: id, spec: spec, port: port))
-    return InstanceRecord(
-      id: id, pool: spec.name, host: "127.0.0.1", port: port, state: .starting, pid: identity.pid,
-      pidStart: identity.start)
+    let launched = try await runtime.launch(LaunchPlan(id: id, spec: spec, port: port))
+    var record = InstanceRecord(id: id, pool: spec.name, host: "127.0.0.1", port: port, state: .starting)
+    launched.note(in: &record)
+    return record
   }
 }
 

@@ -216,10 +216,16 @@ extension Handlers {
 
   func sessionStats() async throws(Refusal) -> Answer {
     let active = try await run(leases.count())
-    let ports = try await run(Ports(keys: keys, host: configuration.host).figures())
+    var allocated = 0
+    var free = 0
+    for host in configuration.portHosts {
+      let figures = try await run(Ports(keys: keys, host: host).figures())
+      allocated += figures.allocated
+      free += figures.free
+    }
     return Answer([
       "activeSessions": .int(active), "maxSessions": .int(configuration.maxSessions),
-      "allocatedPorts": .int(ports.allocated), "availablePorts": .int(ports.free),
+      "allocatedPorts": .int(allocated), "availablePorts": .int(free),
     ])
   }
 

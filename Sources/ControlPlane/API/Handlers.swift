@@ -16,17 +16,18 @@ package struct APIConfiguration: Sendable {
   /// Beginning of the URLs that are handed out, without final slash.
   package var publicURL: String
   package var maxSessions: Int
-  /// Host whose ports the figures are about.
-  package var host: String
+  /// Hosts whose ports the figures are about.
+  package var portHosts: [String]
   /// Names this control plane.
   package var id: String
   package var processID: Int
 
-  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, host: String, id: String, processID: Int) {
+  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int)
+  {
     self.pools = pools
     self.publicURL = publicURL
     self.maxSessions = maxSessions
-    self.host = host
+    self.portHosts = portHosts
     self.id = id
     self.processID = processID
   }

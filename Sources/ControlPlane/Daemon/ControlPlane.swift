@@ -36,7 +36,8 @@ struct ControlPlane {
     let keys = Keys(prefix: settings.keyPrefix)
     let host = settings.hostName ?? Kernel.hostName
     let id = settings.id ?? "\(host)-\(Kernel.processID)"
-    let runtime = try makeRuntime()
+    let runtime = try makeRuntime(logger)
+    defer { runtime.shutdown() }
     if let conflict = BindProbe.conflict(
       host: address(of: settings.listen), port: settings.listen.port, reusesAddress: true)
     {
@@ -67,7 +68,8 @@ struct ControlPlane {
       keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell, logger: logger)
     let handlers = Handlers(
       configuration: APIConfiguration(
-        pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions, host: host, id: id,
+        pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions,
+        portHosts: portHosts(host), id: id,
         processID: Kernel.processID),
       redis: redis, keys: keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let listen = settings.listen
@@ -100,17 +102,34 @@ struct ControlPlane {
     return logger
   }
 
-  private func makeRuntime() throws -> ProcessRuntime {
-    let runtime: ProcessRuntime
+  private func makeRuntime(_ logger: Logger) throws -> RuntimeSet {
+    let process: ProcessRuntime
+    var fixed: StaticRuntime?
     do {
-      runtime = try ProcessRuntime(stateDirectory: settings.stateDirectory, environment: environment)
+      process = try ProcessRuntime(stateDirectory: settings.stateDirectory, environment: environment)
+      if settings.pools.contains(where: { $0.runtime.isFixed }) {
+        fixed = try StaticRuntime(
+          pools: settings.pools, stateDirectory: settings.stateDirectory, environment: environment, logger: logger)
+      }
     } catch {
       throw StartProblem("the state directory cannot be used (--state-directory): \(error.description)")
     }
-    for spec in settings.pools {
-      if case .failure(let failure) = runtime.program(of: spec) { throw StartProblem(failure.description) }
+    for spec in settings.pools where spec.runtime.isProcess {
+      if case .failure(let failure) = process.program(of: spec) { throw StartProblem(failure.description) }
     }
-    return runtime
+    var docker: DockerRuntime?
+    if let engines = settings.docker {
+      do { docker = try DockerRuntime(engines, pools: settings.pools, logger: logger) } catch {
+        throw StartProblem(error.description)
+      }
+    }
+    return RuntimeSet(process: process, docker: docker, fixed: fixed)
+  }
+
+  /// The hosts whose ports are for instances of this configuration.
+  private func portHosts(_ host: String) -> [String] {
+    (settings.pools.contains(where: { $0.runtime.isProcess }) ? [host] : [])
+      + (settings.docker?.hosts.map(\.name) ?? [])
   }
 
   private func address(of endpoint: Endpoint) -> String { endpoint.host == "localhost" ? "127.0.0.1" : endpoint.host }

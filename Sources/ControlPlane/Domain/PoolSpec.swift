@@ -87,6 +87,11 @@ package struct PoolSpec: Sendable, Equatable {
 /// How the instances of a pool are started.
 package enum RuntimeSpec: Sendable, Equatable {
   case process(ProcessSpec)
+  case container(ContainerSpec)
+  case fixed(FixedSpec)
+
+  package var isProcess: Bool { if case .process = self { true } else { false } }
+  package var isFixed: Bool { if case .fixed = self { true } else { false } }
 }
 
 /// A program that is started once for each instance. `{port}`, `{dir}` and `{id}` in arguments and environment values

@@ -56,6 +56,13 @@ package enum HTTPProbe {
 
   /// Whether the Chrome at this port is the one with this GUID; throws what is wrong.
   static func verifyChrome(host: String, port: Int, browser: String, deadline: Deadline) throws(ProbeError) {
+    guard try identifyChrome(host: host, port: port, deadline: deadline) == browser else {
+      throw ProbeError("another browser answers at \(host):\(port)")
+    }
+  }
+
+  /// The GUID of the Chrome at this port, where nobody else can have the port; throws what is wrong.
+  static func identifyChrome(host: String, port: Int, deadline: Deadline) throws(ProbeError) -> String {
     let answer = try get(host: host, port: port, path: "/json/version", deadline: deadline)
     guard answer.status == 200 else { throw ProbeError("/json/version answered \(answer.status)") }
     let json: JSON
@@ -63,9 +70,11 @@ package enum HTTPProbe {
     guard let url = json["webSocketDebuggerUrl"]?.string else {
       throw ProbeError("/json/version has no webSocketDebuggerUrl")
     }
-    guard url.hasSuffix("/devtools/browser/\(browser)") else {
-      throw ProbeError("another browser answers at \(host):\(port)")
+    let mark = "/devtools/browser/"
+    guard let slash = url.lastIndex(of: "/"), url[...slash].hasSuffix(mark), url[slash...].count > 1 else {
+      throw ProbeError("/json/version names no browser: \(url)")
     }
+    return String(url[url.index(after: slash)...])
   }
 
   /// Whether a server answers at all; throws what is wrong.

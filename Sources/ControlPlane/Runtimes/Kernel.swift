@@ -32,6 +32,9 @@ package enum Kernel {
     _ = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
   }
 
+  /// Lets this thread sleep; for threads of our own only.
+  static func pause(milliseconds: Int) { usleep(UInt32(clamping: milliseconds * 1_000)) }
+
   // MARK: Files
 
   /// Up to `limit` bytes of a file from `offset`; nil when it cannot be read.

@@ -59,9 +59,10 @@ package final class ProcessRuntime: Runtime {
   }
 
   private func process(of spec: PoolSpec) -> ProcessSpec {
-    switch spec.runtime {
-    case .process(let process): process
+    guard case .process(let process) = spec.runtime else {
+      preconditionFailure("pool \(spec.name) is not of this runtime: see RuntimeSet")
     }
+    return process
   }
 
   /// The program of a pool, or a sentence that says what is missing and what to do.
@@ -80,7 +81,7 @@ package final class ProcessRuntime: Runtime {
       ))
   }
 
-  package func launch(_ plan: LaunchPlan) async throws(LaunchFailure) -> ProcessIdentity {
+  package func launch(_ plan: LaunchPlan) async throws(LaunchFailure) -> Launched {
     let file = try program(of: plan.spec).get()
     let directory = directory(of: plan.id)
     let (arguments, environment) = words(for: plan, file: file, directory: directory)
@@ -107,7 +108,7 @@ package final class ProcessRuntime: Runtime {
       throw LaunchFailure(.other, "\(error)")
     }
     exits.begin(identity)
-    return identity
+    return .process(identity)
   }
 
   private func words(for plan: LaunchPlan, file: String, directory: String) -> ([String], [String]) {
@@ -197,12 +198,18 @@ package final class ProcessRuntime: Runtime {
     await pool.run { _ = try? Kernel.write(record.json.bytes, to: path) }
   }
 
-  package func exit(of record: InstanceRecord) async -> InstanceExit {
+  package func conflict(host: String, port: Int) async -> String? {
+    await pool.run { BindProbe.conflict(port: port) }
+  }
+
+  package func wasStarted(_ record: InstanceRecord) -> Bool { record.identity != nil }
+
+  package func exit(of record: InstanceRecord) async -> InstanceExit? {
     guard let identity = record.identity else { return InstanceExit() }
     return await exits.exit(of: identity)
   }
 
-  func isAlive(_ record: InstanceRecord) -> Bool { record.identity.map(ProcessTable.isAlive) ?? false }
+  package func isAlive(_ record: InstanceRecord) -> Bool { record.identity.map(ProcessTable.isAlive) ?? false }
 
   package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
     await pool.run { () -> ProbeError? in

@@ -26,16 +26,59 @@ package struct ProbeError: Error, Equatable, Sendable, CustomStringConvertible {
 /// A class, because the deinit of a noncopyable struct with this throwing init was seen not to run (Swift 6.3.1), which
 /// leaked a descriptor with every probe.
 final class Stream {
-  private let descriptor: Int32
-  private let deadline: Deadline
+  let descriptor: Int32
+  /// When the step that is under way must be over; whoever reads a stream without end sets it anew for each step.
+  var deadline: Deadline
 
   /// Connects to an IPv4 or IPv6 literal.
-  init(host: String, port: Int, deadline: Deadline) throws(ProbeError) {
+  convenience init(host: String, port: Int, deadline: Deadline) throws(ProbeError) {
     let name = "\(host):\(port)"
     var storage = sockaddr_storage()
     guard let length = Self.address(host: host, port: port, into: &storage) else {
       throw ProbeError("\(name) is no address")
     }
+    try self.init(&storage, length, name: name, deadline: deadline)
+  }
+
+  /// Connects to a socket in the file system.
+  convenience init(path: String, deadline: Deadline) throws(ProbeError) {
+    var address = sockaddr_un()
+    let name = path
+    guard path.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
+      throw ProbeError("\(name) is too long for a socket's path")
+    }
+    address.sun_family = sa_family_t(AF_UNIX)
+    unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
+    var storage = sockaddr_storage()
+    unsafe withUnsafeMutableBytes(of: &storage) { unsafe $0.storeBytes(of: address, as: sockaddr_un.self) }
+    try self.init(&storage, socklen_t(MemoryLayout<sockaddr_un>.size), name: name, deadline: deadline)
+  }
+
+  /// The addresses of a host by its name, as literals, in the system's order; empty when it has none. Blocks, and the
+  /// system's resolver has time limits of its own.
+  static func addresses(of host: String) -> [String] {
+    var hints = unsafe addrinfo()
+    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    var found: UnsafeMutablePointer<addrinfo>?
+    guard unsafe getaddrinfo(host, nil, &hints, &found) == 0 else { return [] }
+    defer { unsafe freeaddrinfo(found) }
+    var literals: [String] = []
+    var next = unsafe found
+    while let entry = unsafe next {
+      var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+      let code = unsafe getnameinfo(
+        entry.pointee.ai_addr, entry.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST)
+      if code == 0 {
+        literals.append(String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+      }
+      unsafe next = entry.pointee.ai_next
+    }
+    return literals
+  }
+
+  private init(
+    _ storage: inout sockaddr_storage, _ length: socklen_t, name: String, deadline: Deadline
+  ) throws(ProbeError) {
     let family = Int32(storage.ss_family)
     let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
     guard descriptor >= 0 else { throw ProbeError("no socket: \(Self.reason(errno))") }
@@ -92,6 +135,11 @@ final class Stream {
         throw ProbeError("receiving failed: \(Self.reason(errno))")
       }
     }
+  }
+
+  /// Whether there is something to receive, or the end, within this time.
+  func isReadable(withinMilliseconds milliseconds: Int) -> Bool {
+    Self.wait(descriptor, for: Int16(POLLIN), Deadline(milliseconds: milliseconds))
   }
 
   private static func wait(_ descriptor: Int32, for events: Int16, _ deadline: Deadline) -> Bool {

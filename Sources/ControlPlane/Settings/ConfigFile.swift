@@ -80,6 +80,28 @@ struct FileSection {
     return texts
   }
 
+  /// An entry of a list that is a single value or a mapping.
+  enum Entry {
+    case value(Written)
+    case section(FileSection)
+  }
+
+  mutating func entries(_ key: String) throws(SettingsError) -> [Entry]? {
+    guard let node = node(key) else { return nil }
+    guard let list = node.list else { throw SettingsError("\(place(key, node)): must be a list") }
+    var entries: [Entry] = []
+    for (index, entry) in list.enumerated() {
+      let name = "\(key)[\(index + 1)]"
+      if let text = entry.scalar {
+        entries.append(.value(Written(text: text, place: place(name, entry))))
+      } else {
+        let path = path.isEmpty ? name : "\(path).\(name)"
+        entries.append(.section(try FileSection(file: file, path: path, node: entry)))
+      }
+    }
+    return entries
+  }
+
   mutating func strings(_ key: String) throws(SettingsError) -> [String: String]? {
     guard var section = try section(key) else { return nil }
     var strings: [String: String] = [:]

@@ -38,6 +38,8 @@ package struct ControlSettings: Sendable, Equatable {
   package var drainSeconds = 5
   /// Launches at the same time on this host.
   package var concurrentLaunches = 2
+  /// The container engines; nil when there are none.
+  package var docker: EngineSettings?
   package var pools: [PoolSpec] = []
   package var routes: [RouteRecord] = []
 
@@ -119,6 +121,7 @@ package struct ControlSettings: Sendable, Equatable {
     {
       result.listen.port = try Written(text: port, place: "variable PORT").int(in: 1...65_535)
     }
+    try result.readEngines(&top)
     try result.readPools(&top)
     try result.readRoutes(&top, file)
     try top?.finish()

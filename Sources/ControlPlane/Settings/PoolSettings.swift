@@ -25,18 +25,13 @@ extension ControlSettings {
 
   private func pool(_ name: String, _ file: inout FileSection?) throws(SettingsError) -> PoolSpec {
     let kind = try file?.value("kind").map { (value) throws(SettingsError) in try value.choice(PoolKind.self) } ?? .cdp
-    _ = try file?.value("runtime").map { (value) throws(SettingsError) in try value.choice(RuntimeName.self) }
-    let command = try file?.value("command").map { (value) throws(SettingsError) in try value.nonEmpty() }
+    let runtimeName =
+      try file?.value("runtime").map { (value) throws(SettingsError) in try value.choice(RuntimeName.self) } ?? .process
     let place = file?.place ?? "pools.\(name)"
-    guard kind == .cdp || command != nil else {
-      throw SettingsError("\(place): a pool of kind \(kind.rawValue) needs a command")
-    }
-    let process = ProcessSpec(
-      command: command, arguments: try file?.list("arguments") ?? [],
-      environment: try file?.strings("environment") ?? [:])
+    let runtime = try runtime(runtimeName, kind: kind, &file)
     // A Chrome serves one client and is thrown away; any other server serves everybody for as long as it runs.
     var spec = PoolSpec(
-      name: name, kind: kind, runtime: .process(process), slots: kind == .http ? 0 : 1,
+      name: name, kind: kind, runtime: runtime, slots: kind == .http ? 0 : 1,
       recycleAfterSessions: kind == .http ? 0 : 1,
       sessions: SessionLimits(hardMilliseconds: sessionTimeoutMilliseconds))
 
@@ -47,9 +42,13 @@ extension ControlSettings {
     let day = 86_400_000
     try number("slots", \.slots, in: 0...10_000)
     if spec.slots == 0 { spec.recycleAfterSessions = 0 }
-    try number("min", \.min, in: 0...10_000)
-    try number("max", \.max, in: 1...10_000)
-    try number("spare", \.spare, in: 0...10_000)
+    if case .fixed(let servers) = runtime {
+      Self.settle(&spec, servers: servers)
+    } else {
+      try number("min", \.min, in: 0...10_000)
+      try number("max", \.max, in: 1...10_000)
+      try number("spare", \.spare, in: 0...10_000)
+    }
     try number("recycleAfterSessions", \.recycleAfterSessions, in: 0...1_000_000_000)
     try number("hardLimitMilliseconds", \.sessions.hardMilliseconds, in: SessionLimits.shortestMilliseconds...30 * day)
     try number("idleLimitMilliseconds", \.sessions.idleMilliseconds, in: 0...30 * day)
@@ -78,10 +77,13 @@ extension ControlSettings {
     try file?.record { (fields: inout Fields) throws(RecordError) in try record.readBalancing(&fields) }
     spec.balancing = record.balancing
     try file?.finish()
+    if case .fixed(let servers) = runtime, spec.recycleAfterSessions > 0,
+      !servers.servers.allSatisfy(\.canRestart)
+    {
+      throw SettingsError(
+        "\(place): recycleAfterSessions needs servers that can be restarted: give each restart, or start and stop")
+    }
     if let contradiction = spec.contradiction { throw SettingsError("\(place): \(contradiction)") }
     return spec
   }
 }
-
-/// The runtimes that a pool may name.
-private enum RuntimeName: String, CaseIterable { case process }

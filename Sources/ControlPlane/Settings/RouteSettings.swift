@@ -47,13 +47,12 @@ extension ControlSettings {
         if backend.image != nil {
           throw document.error(
             path,
-            "the control plane cannot start containers yet; declare a pool with a command under pools and name it as the "
-              + "route's backend, or serve running containers by their addresses with berth-data --routes")
+            "declare a pool with runtime: docker and this image under pools, and name it as the route's backend")
         }
         throw document.error(
           path,
-          "the control plane has no fixed servers yet; serve this file with berth-data --routes, or declare a pool with a "
-            + "command under pools and name it as the route's backend")
+          "declare a pool with runtime: static and these servers under pools, and name it as the route's backend; or serve "
+            + "this file with berth-data --routes")
       }
       for (record, path) in form.routes {
         guard pools.contains(where: { $0.name == record.pool }) else {

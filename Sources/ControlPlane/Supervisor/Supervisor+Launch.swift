@@ -17,16 +17,41 @@ extension Supervisor {
 
   /// Begins a launch; returns at once.
   func launch(_ spec: PoolSpec, restart: Restart?) {
-    let id = restart?.id ?? newName(spec.name)
+    let place: Place?
+    do throws(LaunchFailure) {
+      place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
+    } catch {
+      Task { await self.failed(spec, id: restart?.id ?? spec.name, error.description) }
+      return
+    }
+    let id = restart?.id ?? place?.id ?? newName(spec.name)
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
+    var labels = place?.labels ?? [:]
+    labels[InstanceRecord.hostLabel] = place?.host ?? configuration.host
     let record = InstanceRecord(
-      id: id, pool: spec.name, host: configuration.address, port: 0, generation: restart?.generation ?? 1,
-      state: .starting, slots: spec.slots, startedAt: Clock.unixMilliseconds,
-      labels: [Self.hostLabel: configuration.host])
+      id: id, pool: spec.name, host: place?.address ?? configuration.address, port: 0,
+      generation: restart?.generation ?? 1, state: .starting, slots: spec.slots, weight: place?.weight ?? 1,
+      startedAt: Clock.unixMilliseconds, labels: labels)
     insert(record)
     instances[id]?.busy = true
     guard let token = instances[id]?.token else { return }
-    Task { await self.performLaunch(id, token: token, spec: spec) }
+    Task {
+      if let port = place?.port {
+        await self.finishLaunch(
+          id, token: token, spec: spec, await self.attempt(id, token: token, spec: spec, port: port))
+      } else {
+        await self.performLaunch(id, token: token, spec: spec, host: place?.host ?? self.configuration.host)
+      }
+    }
+  }
+
+  /// The end of a launch whose port was given, so that there is no other one to try.
+  private func finishLaunch(_ id: String, token: Int, spec: PoolSpec, _ outcome: Outcome) async {
+    switch outcome {
+    case .ready: logger.info("instance ready", metadata: ["instance": "\(id)"])
+    case .failed(let failure): await giveUp(id, token, spec, failure.description)
+    case .notOurs: break
+    }
   }
 
   /// A name that no instance has: the pool's, and eight hexadecimal digits.
@@ -41,17 +66,17 @@ extension Supervisor {
   /// The entry of a launch, unless somebody else has taken it over.
   private func entry(_ id: String, _ token: Int) -> Managed? { instances[id].flatMap { $0.token == token ? $0 : nil } }
 
-  private func performLaunch(_ id: String, token: Int, spec: PoolSpec) async {
+  private func performLaunch(_ id: String, token: Int, spec: PoolSpec, host: String) async {
     let started = ContinuousClock.now
+    guard let ports = ports(of: host), let range = portRange(of: host) else { return }
     for _ in 0..<Self.portAttempts {
       guard entry(id, token) != nil else { return }
       let port: Int
       do throws(RedisError) {
         guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
-          let range = configuration.portRange
           await giveUp(
             id, token, spec,
-            "all ports from \(range.lowerBound) to \(range.upperBound) are taken; make the range larger")
+            "all ports from \(range.lowerBound) to \(range.upperBound) are taken at \(host); make the range larger")
           return
         }
         port = free
@@ -61,9 +86,8 @@ extension Supervisor {
         forget(id, token)
         return
       }
-      let conflict = await BlockingPool.shared.run { BindProbe.conflict(port: port) }
-      if let conflict {
-        await quarantine(port, of: id, reason: conflict)
+      if let conflict = await runtime.conflict(host: host, port: port) {
+        await quarantine(port, of: id, on: host, reason: conflict)
         continue
       }
       switch await attempt(id, token: token, spec: spec, port: port) {
@@ -75,9 +99,8 @@ extension Supervisor {
       case .failed(let failure) where failure.cause == .portTaken:
         guard let record = entry(id, token)?.record else { return }
         _ = await runtime.stop(record, kind: spec.kind, graceMilliseconds: 0, force: true)
-        await quarantine(port, of: id, reason: failure.description)
-        instances[id]?.record.pid = nil
-        instances[id]?.record.pidStart = nil
+        await quarantine(port, of: id, on: host, reason: failure.description)
+        instances[id]?.record.forgetLaunched()
       case .failed(let failure):
         await giveUp(id, token, spec, failure.description)
         return
@@ -106,15 +129,20 @@ extension Supervisor {
       forget(id, token)
       return .notOurs
     }
-    let identity: ProcessIdentity
+    let launched: Launched
     do throws(LaunchFailure) {
-      identity = try await runtime.launch(LaunchPlan(id: id, spec: spec, port: port))
+      launched = try await runtime.launch(
+        LaunchPlan(
+          id: id, spec: spec, port: port, generation: saved.record.generation,
+          host: saved.record.labels[InstanceRecord.hostLabel] ?? ""))
     } catch {
       return .failed(error)
     }
-    guard entry(id, token) != nil else { return .notOurs }
-    instances[id]?.record.pid = identity.pid
-    instances[id]?.record.pidStart = identity.start
+    guard var record = entry(id, token)?.record else { return .notOurs }
+    launched.note(in: &record)
+    // An image that had to be fetched first is not the instance's delay.
+    record.startedAt = Clock.unixMilliseconds
+    instances[id]?.record = record
     instances[id]?.isUnsaved = true
     if let record = entry(id, token)?.record { await runtime.remember(record) }
     await save(id)
@@ -126,13 +154,18 @@ extension Supervisor {
     guard let record = entry(id, token)?.record else { return .notOurs }
     let elapsed = max(0, Clock.unixMilliseconds - record.startedAt)
     let left = max(1, spec.launchTimeoutMilliseconds - elapsed)
-    let browser: String?
+    var browser: String?
+    var notYet: String?
     do throws(LaunchFailure) {
       browser = try await runtime.awaitReady(record, spec: spec, milliseconds: left)
     } catch {
-      return entry(id, token) == nil ? .notOurs : .failed(error)
+      guard entry(id, token) != nil else { return .notOurs }
+      guard error.cause == .notYet else { return .failed(error) }
+      notYet = error.description
     }
     guard entry(id, token) != nil, instances[id]?.apply(.answered, reason: "") == true else { return .notOurs }
+    // Nobody hears of the state in between, as it is not saved.
+    if let notYet { _ = instances[id]?.apply(.failed, reason: notYet) }
     instances[id]?.record.browser = browser
     instances[id]?.busy = false
     instances[id]?.nextCheck = .now + .milliseconds(spec.health.intervalMilliseconds)
@@ -160,6 +193,11 @@ extension Supervisor {
   /// A launch has failed: everything of it goes, and the pool waits a little before the next one.
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ reason: String) async {
     guard let record = entry(id, token)?.record else { return }
+    await failed(spec, id: id, reason)
+    await finish(record, token: token, reason: "its launch failed: " + reason, force: true)
+  }
+
+  private func failed(_ spec: PoolSpec, id: String, _ reason: String) async {
     pools[spec.name, default: PoolMemory()].history.failed(now: Clock.unixMilliseconds)
     let failures = pools[spec.name]?.history.failures ?? 0
     logger.error(
@@ -169,18 +207,18 @@ extension Supervisor {
         "retryMilliseconds": "\(spec.restart.delayMilliseconds(afterFailures: failures))",
       ])
     await self.record("instance.launch_failed", id, reason: reason, fields: ["pool": spec.name])
-    await finish(record, token: token, reason: "its launch failed: " + reason, force: true)
   }
 
-  private func quarantine(_ port: Int, of id: String, reason: String) async {
-    logger.warning("port put aside", metadata: ["port": "\(port)", "reason": "\(reason)"])
+  private func quarantine(_ port: Int, of id: String, on host: String, reason: String) async {
+    guard let ports = ports(of: host) else { return }
+    logger.warning("port put aside", metadata: ["port": "\(port)", "host": "\(host)", "reason": "\(reason)"])
     let now = Clock.unixMilliseconds
     do throws(RedisError) {
       try await redis.run(ports.quarantine(port: port, owner: id, until: now + Self.quarantineMilliseconds, now: now))
     } catch {
       logger.debug("a port is not put aside", metadata: ["port": "\(port)", "error": "\(error)"])
     }
-    await self.record("port.quarantined", String(port), reason: reason, fields: ["host": configuration.host])
+    await self.record("port.quarantined", String(port), reason: reason, fields: ["host": host])
   }
 
   /// Drops an entry that nobody but the memory knows of.

@@ -45,7 +45,9 @@ extension Supervisor {
     do throws(RedisError) {
       let now = Clock.unixMilliseconds
       try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
-      if record.port > 0 { try await redis.run(ports.release(port: record.port, owner: id, now: now)) }
+      if record.port > 0, let ports = ports(of: record) {
+        try await redis.run(ports.release(port: record.port, owner: id, now: now))
+      }
       if entry.order != nil { try await redis.run(orders.done(instance: id)) }
     } catch {
       logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])

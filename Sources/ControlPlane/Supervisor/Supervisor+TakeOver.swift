@@ -3,6 +3,7 @@
 import Domain
 import Logging
 import Posix
+import Reconciler
 import Redis
 import Routing
 import Runtimes
@@ -11,12 +12,13 @@ import State
 extension Supervisor {
   /// Replicas put back the sessions that Redis lost within this time.
   private static let restoreMilliseconds = 6_000
-  /// The label of an instance that names the host whose processes it has.
-  static let hostLabel = "host"
 
   func takeOver(_ term: Term) async throws(RedisError) {
     let now = Clock.unixMilliseconds
-    try await redis.run(ports.configure(range: configuration.portRange, now: now))
+    for host in portHosts {
+      guard let ports = ports(of: host), let range = portRange(of: host) else { continue }
+      try await redis.run(ports.configure(range: range, now: now))
+    }
     try await redis.run(
       registry.declare(
         pools: configuration.pools.map(\.record), routes: configuration.routes, fence: term.fence, now: now))
@@ -32,7 +34,7 @@ extension Supervisor {
     for id in instances.keys where !known.contains(id) { restore(id) }
     for record in survey.records where instances[record.id] == nil && isOurs(record) {
       // Only a process that runs is worth it; what is left of others is removed below.
-      guard record.identity.map(ProcessTable.isAlive) == true else { continue }
+      guard runtime.wasStarted(record), runtime.isAlive(record) else { continue }
       adopt(record, survey: survey)
       instances[record.id]?.wasUsed = true
       restore(record.id)
@@ -44,6 +46,7 @@ extension Supervisor {
       await self.record("instance.reaped", id, reason: "nobody owns it")
     }
     for (id, entry) in instances where entry.record.port > 0 {
+      guard let ports = ports(of: entry.record) else { continue }
       if try await !redis.run(ports.adopt(port: entry.record.port, owner: id, now: now)) {
         logger.error(
           "an instance's port belongs to another", metadata: ["instance": "\(id)", "port": "\(entry.record.port)"])
@@ -55,28 +58,46 @@ extension Supervisor {
   }
 
   func isOurs(_ record: InstanceRecord) -> Bool {
-    record.labels[Self.hostLabel].map { $0 == configuration.host } ?? true
+    guard let host = record.labels[InstanceRecord.hostLabel] else { return true }
+    return host == configuration.host || runtime.hosts.contains { $0.name == host }
+  }
+
+  /// The hosts that have ports to give away.
+  var portHosts: [String] { [configuration.host] + runtime.hosts.filter { $0.portRange != nil }.map(\.name) }
+
+  func portRange(of host: String) -> ClosedRange<Int>? {
+    if let other = runtime.hosts.first(where: { $0.name == host }) { return other.portRange }
+    return host == configuration.host ? configuration.portRange : nil
+  }
+
+  /// The ports of a host, also of one that another control plane looks after; nil where instances have their own.
+  func ports(of host: String) -> Ports? {
+    if let other = runtime.hosts.first(where: { $0.name == host }), other.portRange == nil { return nil }
+    return Ports(keys: keys, host: host)
+  }
+
+  func ports(of record: InstanceRecord) -> Ports? {
+    ports(of: record.labels[InstanceRecord.hostLabel] ?? configuration.host)
   }
 
   /// Takes an instance of Redis or of a file into the memory, as alive, as half launched, or as gone.
   private func adopt(_ record: InstanceRecord, survey: Survey) {
     var record = record
-    let before = record.identity
+    let before = record
     // The control plane died between the start of the process and telling Redis.
-    if record.identity == nil, let file = survey.records.first(where: { $0.id == record.id && $0.port == record.port })
+    if !runtime.wasStarted(record),
+      let file = survey.records.first(where: { $0.id == record.id && $0.port == record.port })
     {
-      record.pid = file.pid
-      record.pidStart = file.pidStart
+      record.adoptLaunched(of: file)
     }
-    let alive = record.identity.map(ProcessTable.isAlive) ?? false
-    let completed = record.identity != before
     insert(record)
-    instances[record.id]?.isUnsaved = completed
-    guard alive else {
+    instances[record.id]?.isUnsaved = record != before
+    guard runtime.wasStarted(record), runtime.isAlive(record) else {
       instances[record.id]?.lost =
-        record.identity == nil ? "its launch was interrupted" : "its process ended while nobody led"
+        runtime.wasStarted(record) ? "its process ended while nobody led" : "its launch was interrupted"
       return
     }
+    if !runtime.isWanted(record) { instances[record.id]?.order = InstanceOrder(.stop) }
     logger.info("instance adopted", metadata: ["instance": "\(record.id)", "state": "\(record.state.rawValue)"])
     watch(record.id)
     if record.state == .starting, let spec = spec(of: record.pool) { resumeLaunch(record.id, spec: spec) }
@@ -105,7 +126,7 @@ extension Supervisor {
     instances[id]?.isWatched = true
     let record = entry.record
     Task { [runtime] in
-      let exit = await runtime.exit(of: record)
+      guard let exit = await runtime.exit(of: record) else { return }
       self.exited(id, token: entry.token, exit)
     }
   }
@@ -156,7 +177,7 @@ extension Supervisor {
     }
     upkeep.foreignFailures[record.id, default: 0] += 1
     guard upkeep.foreignFailures[record.id, default: 0] >= 3 else { return }
-    let host = record.labels[Self.hostLabel] ?? ""
+    let host = record.labels[InstanceRecord.hostLabel] ?? ""
     logger.notice(
       "an instance of another host does not answer", metadata: ["instance": "\(record.id)", "host": "\(host)"])
     do throws(RedisError) {

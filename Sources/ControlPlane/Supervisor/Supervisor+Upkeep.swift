@@ -16,6 +16,7 @@ struct Upkeep: Sendable {
   static let portsMilliseconds = 5_000
   static let figuresMilliseconds = 5_000
   static let foreignMilliseconds = 2_000
+  static let straysMilliseconds = 5_000
 
   /// Two looks that lie further apart count as this: what happened in between (a Redis that hung, a host that slept)
   /// kept replicas from beating too.
@@ -91,12 +92,38 @@ extension Supervisor {
       logger.warning("replica is silent", metadata: ["replica": "\(replica.id)", "sessions": "\(sessions.count)"])
       await record("replica.lost", replica.id, reason: "no heartbeat", fields: ["sessions": String(sessions.count)])
     }
-    if upkeep.isDue("ports", every: Upkeep.portsMilliseconds) { try await reclaimPorts() }
+    if upkeep.isDue("ports", every: Upkeep.portsMilliseconds) {
+      for host in portHosts { try await reclaimPorts(of: host) }
+    }
+    if upkeep.isDue("strays", every: Upkeep.straysMilliseconds) { removeStrays() }
     checkHealth()
     if upkeep.isDue("figures", every: Upkeep.figuresMilliseconds) { measure() }
   }
 
-  private func reclaimPorts() async throws(RedisError) {
+  /// What a launch left behind whose control plane died, hung or could not be told: nobody knows it, or it stands on
+  /// another host than its instance.
+  private func removeStrays() {
+    Task { [runtime] in
+      for holding in await runtime.holdings() where await self.isStray(holding) {
+        self.logger.notice(
+          "what an unknown instance left is removed",
+          metadata: ["instance": "\(holding.instance)", "host": "\(holding.host)"])
+        await runtime.remove(holding)
+        await self.record("instance.reaped", holding.instance, reason: "nobody owns it")
+      }
+    }
+  }
+
+  private func isStray(_ holding: Holding) async -> Bool {
+    // Asked before the memory is: who does not lead any more knows nothing.
+    guard let term = await lease.current, term.number == termNumber else { return false }
+    guard let entry = instances[holding.instance] else { return true }
+    if entry.record.labels[InstanceRecord.hostLabel] != holding.host { return true }
+    return !entry.busy && entry.record.container != holding.container
+  }
+
+  private func reclaimPorts(of host: String) async throws(RedisError) {
+    guard let ports = ports(of: host) else { return }
     let now = Clock.unixMilliseconds
     let freed = try await redis.run(
       ports.reclaim(keeping: instances.keys.sorted(), olderThan: now - Self.reclaimMilliseconds, now: now))
@@ -110,7 +137,7 @@ extension Supervisor {
     let now = ContinuousClock.now
     for (id, entry) in instances where !entry.busy && !entry.isChecking && entry.exited == nil && entry.nextCheck <= now
     {
-      guard let spec = spec(of: entry.record.pool), entry.record.identity != nil else { continue }
+      guard let spec = spec(of: entry.record.pool), runtime.wasStarted(entry.record) else { continue }
       instances[id]?.isChecking = true
       let record = entry.record
       Task { [runtime] in

@@ -48,7 +48,6 @@ package actor Supervisor {
   let lease: LeaderLease
   let bell: WakeBell
   let logger: Logger
-  let ports: Ports
   let registry: Registry
   let leases: Leases
   let replicas: Replicas
@@ -77,7 +76,6 @@ package actor Supervisor {
     self.lease = lease
     self.bell = bell
     self.logger = logger
-    ports = Ports(keys: keys, host: configuration.host)
     registry = Registry(keys: keys)
     leases = Leases(keys: keys)
     replicas = Replicas(keys: keys)

@@ -1,8 +1,9 @@
 // What the admin port shows. /healthz: the process is well. /readyz: it should get traffic. /metrics: Prometheus. /routes:
-// the routing table that the workers have, in the form of a routes file.
+// the routing table that the workers have, in the form of a routes file. /instances: what this replica knows of each.
 import Engine
 import JSON
 import Observability
+import Posix
 import RouteFeed
 import Routing
 
@@ -16,15 +17,16 @@ struct AdminPages: Sendable {
   let log: LogWriter
   let phase: @Sendable () -> ReplicaPhase
 
-  func answer(_ path: String) -> AdminAnswer {
+  func answer(_ path: String, _ query: String) -> AdminAnswer {
     switch path {
     case "/healthz": AdminAnswer(status: 200, contentType: "text/plain", body: "ok\n")
     case "/readyz": readiness
     case "/metrics": AdminAnswer(status: 200, contentType: MetricsText.contentType, body: metrics)
     case "/routes": routes
+    case "/instances": instances(query)
     default:
       AdminAnswer(
-        status: 404, contentType: "text/plain", body: "Here are /healthz, /readyz, /metrics and /routes.\n")
+        status: 404, contentType: "text/plain", body: "Here are /healthz, /readyz, /metrics, /routes and /instances.\n")
     }
   }
 
@@ -53,6 +55,21 @@ struct AdminPages: Sendable {
     return AdminAnswer(status: 200, contentType: "application/json", body: body.text + "\n")
   }
 
+  private func instances(_ query: String) -> AdminAnswer {
+    guard let table = source.table else {
+      return AdminAnswer(
+        status: 503, contentType: "application/json", body: #"{"error":"no routing table yet"}"# + "\n")
+    }
+    guard let question = InstancesPage.Question(query) else {
+      let sentence = "/instances takes pool=NAME, after=ID and limit=1...\(InstancesPage.most)."
+      return AdminAnswer(
+        status: 400, contentType: "application/json", body: JSON.object(["error": .string(sentence)]).text + "\n")
+    }
+    let page = InstancesPage(
+      table: table, labels: labels, workers: workers.count, now: Clock.monotonicMilliseconds)
+    return AdminAnswer(status: 200, contentType: "application/json", body: page.json(question).text + "\n")
+  }
+
   private var metrics: String {
     var page = MetricsText()
     MetricsPage(workers: workers).write(to: &page)
@@ -74,7 +91,9 @@ struct AdminPages: Sendable {
     page.single("berth_slots_waiting", .gauge, "Clients that wait for a slot now.", counters.waiting)
     CoordinatorPage(counters: counters).write(to: &page)
     page.single("berth_sessions_held", .gauge, "Sessions with a socket at this replica now.", counters.held)
-    page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
+    if counters.hasRedis {
+      page.single("berth_redis_connected", .gauge, "1 while Redis answers.", counters.connected ? 1 : 0)
+    }
     page.single(
       "berth_redis_failures_total", .counter, "Redis commands or connections that failed.", counters.redisFailures)
     page.single("berth_route_snapshots_total", .counter, "Routing snapshots loaded in full.", counters.snapshots)

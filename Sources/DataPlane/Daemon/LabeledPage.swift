@@ -7,6 +7,10 @@ struct LabeledPage {
   let labels: LabeledMetrics
 
   private static let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"]
+  static let failures: [(InstanceCounter, String)] = [
+    (.connectFailures, "connect"), (.connectTimeouts, "connect_timeout"), (.firstByteTimeouts, "first_byte_timeout"),
+    (.resets, "reset"), (.earlyCloses, "early_close"), (.badResponses, "bad_response"), (.cutBodies, "cut_body"),
+  ]
 
   func write(to page: inout MetricsText) {
     let routes = labels.rows(.route)
@@ -56,12 +60,8 @@ struct LabeledPage {
       page.sample(row[InstanceCounter.activeNow], ["instance": row.name, "pool": row.pool])
     }
     page.family("berth_instance_failures_total", .counter, "Attempts that an instance failed, by what it did.")
-    let failures: [(InstanceCounter, String)] = [
-      (.connectFailures, "connect"), (.connectTimeouts, "connect_timeout"), (.firstByteTimeouts, "first_byte_timeout"),
-      (.resets, "reset"), (.earlyCloses, "early_close"), (.badResponses, "bad_response"), (.cutBodies, "cut_body"),
-    ]
     for row in instances {
-      for (counter, label) in failures {
+      for (counter, label) in Self.failures {
         page.sample(row[counter], ["instance": row.name, "pool": row.pool, "kind": label])
       }
     }

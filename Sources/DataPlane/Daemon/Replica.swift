@@ -85,7 +85,9 @@ final class Replica {
     let pages = AdminPages(
       replica: settings.id, source: source, workers: engine.metrics, labels: engine.labels, accessLog: accessLog,
       certificates: certificates?.figures, log: log, phase: { phase.value })
-    admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) { pages.answer($0) }
+    admin = try AdminServer(settings.admin, inherited: inherited.filter { $0.kind == .admin }) {
+      pages.answer($0, $1)
+    }
     offer = try settings.handover.map { [engine, admin] path in
       let listeners = engine.handoverListeners + [admin.handoverListener]
       return try HandoverOffer(path: path, listeners: listeners, log: log)
@@ -174,6 +176,9 @@ final class Replica {
 
   // MARK: Service and end
 
+  /// Another process serves now.
+  private var isHandedOver = false
+
   /// Returns at SIGTERM or SIGINT, or when another process has taken over. Meanwhile files are looked at every second.
   private func serve() {
     while true {
@@ -188,6 +193,7 @@ final class Replica {
       if let offer, offer.advance(now: Clock.monotonicMilliseconds) {
         admin.handOver()
         offer.confirm()
+        isHandedOver = true
         return
       }
       if !came, let changed = certificates?.look() { engine.replace(certificates: changed) }
@@ -198,7 +204,7 @@ final class Replica {
     phase.become(.draining)
     offer?.close()
     log.info("draining", ["replica": .string(settings.id), "seconds": .int(settings.drainSeconds)])
-    engine.drain(milliseconds: settings.drainSeconds * 1_000)
+    engine.drain(milliseconds: settings.drainSeconds * 1_000, keepsIdle: isHandedOver)
     engine.join()
   }
 

@@ -95,6 +95,8 @@ struct InstanceSlot: BitwiseCopyable {
   /// Requests and tunnels under way from this worker.
   var active: Int32 = 0
   var inTable = false
+  /// Its ejection has been counted.
+  var wasOut = false
   var isFree = true
   var requests: UInt64 = 0
   var failures: UInt64 = 0

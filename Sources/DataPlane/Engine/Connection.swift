@@ -120,6 +120,8 @@ struct Connection {
   var heldFrames = false
   /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
   var unsent = Int32.max
+  /// Clients: counted as waiting for a slot.
+  var isWaiting = false
   /// Asked of the coordinator; 0 = nothing.
   var ticket: UInt64 = 0
 

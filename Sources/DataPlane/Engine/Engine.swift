@@ -154,9 +154,11 @@ package final class Engine: Sendable {
   }
 
   /// Stops accepting, lets requests and tunnels end until the deadline, then closes what is left.
-  package func drain(milliseconds: Int) {
+  /// `keepsIdle`: a connection without a request is not closed at once, but told to end with the answer to its next one:
+  /// for a hand-over, where there is time, and a request that is on its way would be lost.
+  package func drain(milliseconds: Int, keepsIdle: Bool = false) {
     let deadline = Clock.monotonicMilliseconds + milliseconds
-    for inbox in inboxes { inbox.post(.drain(deadlineMilliseconds: deadline)) }
+    for inbox in inboxes { inbox.post(.drain(deadlineMilliseconds: deadline, keepsIdle: keepsIdle)) }
   }
 
   /// Returns when all workers have drained.

@@ -14,7 +14,7 @@ package final class Mailbox: WorkerInbox {
     case replicas(Int)
     case block(Range<UInt64>, pool: String)
     case certificates(Certificates)
-    case drain(deadlineMilliseconds: Int)
+    case drain(deadlineMilliseconds: Int, keepsIdle: Bool)
   }
 
   let doorbell = Doorbell()

@@ -80,7 +80,12 @@ extension Worker {
   /// Clients that wait longer may give up meanwhile, which the poller tells.
   func watchAll() {
     s.nextWatch = s.now + 50
-    for token in s.unwatched where s.slab.isCurrent(token.fd, token.generation) { watch(token.fd) }
+    guard !s.unwatched.isEmpty else { return }
+    // By index: a loop over the array would count references and copy it.
+    for index in s.unwatched.indices {
+      let token = s.unwatched[index]
+      if s.slab.isCurrent(token.fd, token.generation) { watch(token.fd) }
+    }
     s.unwatched.removeAll(keepingCapacity: true)
   }
 

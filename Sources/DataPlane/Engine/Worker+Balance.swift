@@ -20,6 +20,7 @@ extension Worker {
     s.slab[fd].setsCookie = !route.stickyName.isEmpty
     let place = pick(fd, route, pool, avoiding: avoiding)
     guard place >= 0 else {
+      s.labels.add(.withoutInstance, pool: route.poolRow)
       return answer(
         fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
     }
@@ -114,22 +115,33 @@ extension Worker {
     return s.drainingPlaces[key]
   }
 
-  /// The value of the cookie that binds the client to the instance that answers; empty when none is due.
-  func stickyCookie(_ fd: Int32, _ route: CompiledRoute) -> [UInt8] {
-    guard s.slab[fd].setsCookie, s.slab[fd].instance >= 0 else { return [] }
-    var text = [UInt8]()
+  /// Writes the value of the cookie that binds the client to the instance that answers into `cookieOutput`. Returns its
+  /// bytes: 0 when none is due.
+  func writeStickyCookie(_ fd: Int32, _ route: CompiledRoute) -> Int {
+    guard s.slab[fd].setsCookie, s.slab[fd].instance >= 0 else { return 0 }
     let name = s.table.bytes(route.stickyName)
-    for index in 0..<name.count { text.append(name[index]) }
-    text.append(UInt8(ascii: "="))
+    let tail = s.table.bytes(route.stickyTail)
+    let secure: StaticString = "; Secure"
+    var count = 0
+    guard name.count + 17 + tail.count + secure.utf8CodeUnitCount <= s.cookieCapacity else { return 0 }
+    func append(_ byte: UInt8) {
+      unsafe s.cookieOutput[count] = byte
+      count += 1
+    }
+    for index in 0..<name.count { append(name[index]) }
+    append(UInt8(ascii: "="))
     let key = s.instances[Int(s.slab[fd].instance)].key
     for shift in stride(from: 60, through: 0, by: -4) {
       let digit = UInt8(truncatingIfNeeded: key >> UInt64(shift) & 15)
-      text.append(digit < 10 ? 0x30 + digit : 0x57 + digit)
+      append(digit < 10 ? 0x30 + digit : 0x57 + digit)
     }
-    let tail = s.table.bytes(route.stickyTail)
-    for index in 0..<tail.count { text.append(tail[index]) }
-    if s.slab[fd].tls != nil { text += Array("; Secure".utf8) }
-    return text
+    for index in 0..<tail.count { append(tail[index]) }
+    if s.slab[fd].tls != nil {
+      secure.withUTF8Buffer { text in
+        for index in 0..<text.count { unsafe append(text[index]) }
+      }
+    }
+    return count
   }
 
   // MARK: Turns
@@ -217,6 +229,7 @@ extension Worker {
       s.metrics.add(.ejections, Int(counters.ejections - told.ejections))
       s.metrics.add(.recoveries, Int(counters.recoveries - told.recoveries))
       s.metrics.add(.panicPicks, Int(counters.panicPicks - told.panicPicks))
+      if let row = poolRow(name) { s.labels.add(.panics, pool: row, Int(counters.panicPicks - told.panicPicks)) }
       guard counters.ejections != told.ejections || counters.recoveries != told.recoveries else { continue }
       let out = s.table.source.instances.filter { instance in
         guard instance.pool == name else { return false }
@@ -231,6 +244,31 @@ extension Worker {
         ])
     }
     s.metrics.set(.ejectedNow, ejected)
+  }
+
+  private func poolRow(_ name: String) -> LabelRow? {
+    for index in 0..<s.table.routes.count where s.table.poolNames[Int(s.table.routes[index].pool)] == name {
+      return s.table.routes[index].poolRow
+    }
+    return nil
+  }
+
+  /// What /instances tells of each instance as this worker sees it.
+  func reportInstances() {
+    for instance in s.table.source.instances {
+      guard let place = s.instancePlaces[Self.placeKey(instance)], let handle = s.poolStates[instance.pool] else {
+        continue
+      }
+      let slot = s.instances[Int(place)]
+      guard slot.row != 0, let state = handle.s.balancer.state(of: place) else { continue }
+      let isOut = state.circuit != .closed
+      if isOut, !slot.wasOut { s.labels.add(.ejections, instance: slot.row) }
+      s.instances[Int(place)].wasOut = isOut
+      s.labels.set(.weightNow, instance: slot.row, state.weight * state.rampPercent * 10)
+      s.labels.set(.responseMicrosecondsNow, instance: slot.row, state.responseMicroseconds)
+      s.labels.set(.keptConnectionsNow, instance: slot.row, Int(slot.idleCount))
+      s.labels.set(.ejectedUntilNow, instance: slot.row, state.ejectedUntil)
+    }
   }
 }
 

@@ -11,6 +11,7 @@ extension Worker {
     let key = StableHash.combine(clientHash(fd), route.limitKey)
     if route.connectionsPerClient > 0, !holdsPermit(fd, key, limit: Int(route.connectionsPerClient)) {
       s.metrics.add(.connectionsRefused)
+      s.labels.add(.connectionsLimited, route: route.row)
       _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
       answer(
         fd, 429, "This client has as many connections to this route as it may.", .tooManyConnections, closes: true,
@@ -20,11 +21,15 @@ extension Worker {
     guard route.requestsPerSecond > 0 else { return true }
     let replicas = max(s.replicas, 1)
     let burst = route.burst > 0 ? Int(route.burst) : Int(route.requestsPerSecond)
-    let wait = s.shared.rates.admit(
-      key, ratePerSecond: Double(route.requestsPerSecond) / Double(replicas), burst: (burst + replicas - 1) / replicas,
-      nowMicroseconds: s.slab[fd].requestStarted)
+    let now = s.slab[fd].requestStarted
+    let wait = unsafe s.rates._withUnsafeGuaranteedRef {
+      $0.admit(
+        key, ratePerSecond: Double(route.requestsPerSecond) / Double(replicas),
+        burst: (burst + replicas - 1) / replicas, nowMicroseconds: now)
+    }
     guard wait > 0 else { return true }
     s.metrics.add(.requestsRefused)
+    s.labels.add(.rateLimited, route: route.row)
     _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
     answer(
       fd, 429, "This client has sent as many requests to this route as it may for now.", .rateLimited, closes: false,
@@ -36,7 +41,8 @@ extension Worker {
   private func holdsPermit(_ fd: Int32, _ key: UInt64, limit: Int) -> Bool {
     guard !s.slab[fd].hasPermit || s.slab[fd].permitKey != key else { return true }
     leavePermit(fd)
-    guard let permit = s.shared.connections.enter(key, limit: limit) else { return false }
+    let entered = unsafe s.connectionCounts._withUnsafeGuaranteedRef { $0.enter(key, limit: limit) }
+    guard let permit = entered else { return false }
     s.slab[fd].hasPermit = true
     s.slab[fd].permit = permit
     s.slab[fd].permitKey = key
@@ -46,7 +52,8 @@ extension Worker {
   func leavePermit(_ fd: Int32) {
     guard s.slab[fd].hasPermit else { return }
     s.slab[fd].hasPermit = false
-    s.shared.connections.leave(s.slab[fd].permit)
+    let permit = s.slab[fd].permit
+    unsafe s.connectionCounts._withUnsafeGuaranteedRef { $0.leave(permit) }
   }
 
   /// The instance failed the client's request: what is to be done, within the route's budget of further attempts.
@@ -61,7 +68,10 @@ extension Worker {
       s.table.budgets[route] = budget
     } else if !allows {
       var other = before
-      if case .retry = other.fault(fault) { s.metrics.add(.retriesRefused) }
+      if case .retry = other.fault(fault) {
+        s.metrics.add(.retriesRefused)
+        s.labels.add(.retriesRefused, route: s.slab[fd].story.route)
+      }
     }
     return action
   }

@@ -105,6 +105,7 @@ extension Worker {
   }
 
   func refuseLargeBody(_ fd: Int32) {
+    s.labels.add(.bodiesRefused, route: s.slab[fd].story.route)
     answer(fd, 413, "The request body is larger than this route takes.", .bodyTooLarge, closes: true)
   }
 
@@ -177,7 +178,12 @@ extension Worker {
       return
     }
     guard client >= 0 else { return closeInstance(instance) }
-    s.slab[client].story.connectMicroseconds = since(s.slab[client].story.stepStarted)
+    let microseconds = since(s.slab[client].story.stepStarted)
+    s.slab[client].story.connectMicroseconds = microseconds
+    if s.slab[client].story.isOpen {
+      s.labels.add(.connections, instance: s.slab[client].story.instance)
+      s.labels.add(.connectMicroseconds, instance: s.slab[client].story.instance, Int(microseconds))
+    }
     s.slab[client].machine.connected(reused: false)
     if reparse(client) { sendRequest(client) }
   }
@@ -195,9 +201,10 @@ extension Worker {
   func sendRequest(_ fd: Int32) {
     let instance = s.slab[fd].peer
     let proxyBytes = writeProxyHeader(fd)
-    guard let headBytes = writeRequestHead(fd, after: proxyBytes) else {
+    guard let written = writeRequestHead(fd, after: proxyBytes) else {
       return answer(fd, 431, "The header section is too large to be forwarded.", .badRequest, closes: true)
     }
+    let headBytes = proxyBytes + written
     s.slab[fd].body = BodyState(s.head.framing)
     let held = Int(s.slab[fd].heldHead)
     var bodyBytes = 0
@@ -229,7 +236,7 @@ extension Worker {
     }
   }
 
-  /// Writes it behind so many bytes of `headOutput`; all bytes then, or nil when they have no room.
+  /// Writes it behind so many bytes of `headOutput`; its own bytes, or nil when they have no room.
   private func writeRequestHead(_ fd: Int32, after lead: Int) -> Int? {
     var changes = RequestChanges()
     changes.stripped = Int(s.slab[fd].stripped)
@@ -246,9 +253,7 @@ extension Worker {
       let host = Array(visit.host.utf8)
       let target = Array(visit.upstreamTarget.utf8)
       return s.head.writeRequest(
-        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output
-      )
-      .map { $0 + lead }
+        bytes, changes: changes, target: target.span, host: host.span, removed: removed, added: added, into: &output)
     }
     changes.forwarding = Forwarding()
     changes.forwarding.isSecure = s.slab[fd].tls != nil
@@ -265,12 +270,13 @@ extension Worker {
     let target = Array(visit.upstreamTarget.utf8)
     return s.head.writeRequest(
       bytes, changes: changes, target: target.span, host: Span(), prefix: s.table.bytes(route.replacement),
-      client: client, requestID: requestID, removed: removed, added: added, into: &output
-    ).map { $0 + lead }
+      client: client, requestID: requestID, removed: removed, added: added, into: &output)
   }
 
   /// Whether so many more bytes of the client's body are within its route's limit.
   @inline(__always) func takesBody(_ fd: Int32, _ count: Int) -> Bool {
+    // What chunks a body is not of it.
+    if s.slab[fd].body.mode == .chunked { return s.slab[fd].body.chunks.dataBytes <= s.slab[fd].bodyRoom }
     guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
     if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
     return true
@@ -311,6 +317,7 @@ extension Worker {
     case .retry:
       s.metrics.add(.retries)
       s.labels.add(.retries, route: s.slab[fd].story.route)
+      s.labels.add(.retries, pool: s.slab[fd].story.pool)
       s.slab[fd].story.retries &+= 1
       retry(fd, avoiding: isStale ? -1 : failed)
     case .answer(let status, let reason):

@@ -112,10 +112,12 @@ extension Worker {
     changes.closes = closes
     changes.toVersion10 = s.slab[client].machine.isVersion10
     let route = s.slab[client].route >= 0 ? s.table.routes[Int(s.slab[client].route)] : CompiledRoute()
-    let cookie = s.slab[client].setsCookie ? stickyCookie(client, route) : []
+    let cookieCount = s.slab[client].setsCookie ? writeStickyCookie(client, route) : 0
+    let cookie = unsafe Span<UInt8>(_unsafeStart: s.cookieOutput, count: cookieCount)
+    let date = unsafe Span<UInt8>(_unsafeStart: s.date, count: HTTPDate.byteCount)
     guard
       let headBytes = s.head.writeResponse(
-        bytes, changes: changes, setCookie: cookie.span, removed: s.table.bytes(route.responseRemoved),
+        bytes, changes: changes, date: date, setCookie: cookie, removed: s.table.bytes(route.responseRemoved),
         added: s.table.bytes(route.responseAdded), into: &output)
     else { return false }
     s.metrics.add(.bytesToClients, headBytes + bodyCount)

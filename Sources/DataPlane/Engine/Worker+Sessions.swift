@@ -179,6 +179,8 @@ extension Worker {
     s.nextTicket += 1
     s.tickets[ticket] = fd
     s.slab[fd].ticket = ticket
+    s.labels.add(.waitingNow, pool: s.slab[fd].story.pool)
+    s.slab[fd].isWaiting = true
     // As long as the pool lets clients wait, and a while for the coordinator itself.
     let patience =
       (request.queueTimeoutMilliseconds ?? request.pool.queueTimeoutMilliseconds) + s.limits.coordinatorMilliseconds
@@ -187,6 +189,12 @@ extension Worker {
     s.coordinator.submit(
       SlotRequest(
         kind: kind, ticket: ticket, worker: s.index, queueTimeoutMilliseconds: request.queueTimeoutMilliseconds))
+  }
+
+  private func waitsNoMore(_ fd: Int32) {
+    guard s.slab[fd].isWaiting else { return }
+    s.slab[fd].isWaiting = false
+    s.labels.add(.waitingNow, pool: s.slab[fd].story.pool, -1)
   }
 
   /// The client has ended its side while it waits for a slot: it may be gone, so it does not wait long.
@@ -198,6 +206,7 @@ extension Worker {
   func slotAnswered(_ answer: SlotAnswer, ticket: UInt64) {
     guard let fd = s.tickets.removeValue(forKey: ticket) else { return }
     s.slab[fd].ticket = 0
+    waitsNoMore(fd)
     switch answer {
     case .refused(.unknown) where s.reservations[fd] != nil:
       // The browser that this connection was shown is taken or gone: it asks for another client now, or comes late.
@@ -216,7 +225,10 @@ extension Worker {
         return self.answer(fd, 502, "The instance has no usable address.", .connectFailed, closes: true)
       }
       visit.session = session
-      s.slab[fd].story.queueMicroseconds = since(s.slab[fd].story.stepStarted)
+      let waited = since(s.slab[fd].story.stepStarted)
+      s.slab[fd].story.queueMicroseconds = waited
+      s.labels.add(.queueWaits, pool: s.slab[fd].story.pool)
+      s.labels.add(.queueMicroseconds, pool: s.slab[fd].story.pool, Int(waited))
       let row = s.labelNames.row(instance: session.instance, pool: visit.pool.name) ?? AccessRecord.noRow
       storyAttempt(fd, instance: row, address)
       if visit.endpoint.scope == .root {
@@ -252,10 +264,13 @@ extension Worker {
     case .busy:
       answer(fd, 409, "This browser is in use by another client.", .refused, closes: false)
     case .queueFull:
+      s.labels.add(.queueFull, pool: s.slab[fd].story.pool)
       answer(fd, 429, "As many clients wait for this pool as may.", .refused, closes: false, retryAfter: 5)
     case .timedOut:
+      s.labels.add(.queueTimeouts, pool: s.slab[fd].story.pool)
       answer(fd, 503, "No slot of this pool became free in time.", .refused, closes: false, retryAfter: 5)
     case .unavailable:
+      s.labels.add(.queueUnavailable, pool: s.slab[fd].story.pool)
       answer(
         fd, 503, "No new exclusive slot can be given while Redis cannot be reached.", .refused, closes: false,
         retryAfter: 2)
@@ -269,6 +284,7 @@ extension Worker {
     let ticket = s.slab[fd].ticket
     if ticket != 0 {
       s.slab[fd].ticket = 0
+      waitsNoMore(fd)
       s.tickets[ticket] = nil
       s.coordinator.notify(.cancel(ticket: ticket, worker: s.index))
     }

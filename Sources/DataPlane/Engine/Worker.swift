@@ -52,6 +52,9 @@ struct WorkerConfiguration: Sendable {
   let trustedProxies: FixedArray<AddressRange>
   let proxyProtocolFrom: FixedArray<AddressRange>
   let shared: EngineShared
+  /// Two of `shared`, as they are asked for each request of a limited route: without a reference count.
+  let rates: Unmanaged<RateLimiter>
+  let connectionCounts: Unmanaged<ClientCounter>
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
@@ -113,6 +116,11 @@ struct WorkerConfiguration: Sendable {
   let headOutputCapacity: Int
   /// The id of the request that is being written.
   let requestID: UnsafeMutablePointer<UInt8>
+  /// A Set-Cookie value that is being written.
+  let cookieOutput: UnsafeMutablePointer<UInt8>
+  let cookieCapacity = 16_384
+  /// The time, for responses that came without one: `HTTPDate.byteCount` bytes, as of this second.
+  let date: UnsafeMutablePointer<UInt8>
   var pipes: [Pipe] = []
   var freePipes: [Int32] = []
 
@@ -130,6 +138,8 @@ struct WorkerConfiguration: Sendable {
     trustedProxies = FixedArray(configuration.trustedProxies)
     proxyProtocolFrom = FixedArray(configuration.proxyProtocolFrom)
     shared = configuration.shared
+    unsafe rates = .passUnretained(configuration.shared.rates)
+    unsafe connectionCounts = .passUnretained(configuration.shared.connections)
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
@@ -155,6 +165,9 @@ struct WorkerConfiguration: Sendable {
     unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
     unsafe requestID = .allocate(capacity: 32)
     unsafe requestID.initialize(repeating: 0, count: 32)
+    unsafe cookieOutput = .allocate(capacity: cookieCapacity)
+    unsafe date = .allocate(capacity: HTTPDate.byteCount)
+    unsafe date.initialize(repeating: 0, count: HTTPDate.byteCount)
   }
 
   deinit {
@@ -163,6 +176,8 @@ struct WorkerConfiguration: Sendable {
     unsafe cipherOutput.deallocate()
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
+    unsafe cookieOutput.deallocate()
+    unsafe date.deallocate()
     window?.free()
     trustedProxies.free()
     proxyProtocolFrom.free()
@@ -195,6 +210,7 @@ struct WorkerConfiguration: Sendable {
 
   private func loop() {
     let doorbell = s.mailbox.doorbell.descriptor
+    writeDate()
     s.poller.addInput(.init(fd: doorbell, generation: 0))
     for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
     while !(s.isDraining && s.clients == 0) {
@@ -266,7 +282,7 @@ struct WorkerConfiguration: Sendable {
       case .block(let block, let pool): s.poolStates[pool]?.lend(block)
       case .job(let owner, let ticket): jobAnswered(owner, ticket: ticket)
       case .certificates(let certificates): s.certificates = certificates
-      case .drain(let deadline): drain(deadline)
+      case .drain(let deadline, let keepsIdle): drain(deadline, keepsIdle: keepsIdle)
       }
     }
   }
@@ -275,12 +291,20 @@ struct WorkerConfiguration: Sendable {
     s.nextSecond = s.now + 1_000
     reportActivity()
     reportEjections()
+    reportInstances()
+    writeDate()
     s.metrics.set(.clientsNow, s.clients)
     s.metrics.set(.instancesNow, s.instanceConnections)
     s.metrics.set(.tunnelsNow, s.tunnels)
     s.metrics.set(.bufferedBytesNow, s.pool.outstandingBytes)
     if s.acceptsPaused { resumeAccepting() }
     if s.now >= s.drainDeadline { closeEverything() }
+  }
+
+  /// The second that responses get as their Date.
+  private func writeDate() {
+    var out = unsafe MutableSpan(_unsafeStart: s.date, count: HTTPDate.byteCount)
+    _ = HTTPDate.write(secondsSince1970: Clock.unixMilliseconds / 1_000, into: &out)
   }
 
   // MARK: Routing table
@@ -365,7 +389,7 @@ struct WorkerConfiguration: Sendable {
 
   // MARK: End
 
-  private func drain(_ deadline: Int) {
+  private func drain(_ deadline: Int, keepsIdle: Bool) {
     guard !s.isDraining else { return }
     s.isDraining = true
     s.drainDeadline = deadline
@@ -379,7 +403,9 @@ struct WorkerConfiguration: Sendable {
     s.tlsListeners = []
     for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
       let insideHead = !s.slab[fd].inbound.isEmpty
-      if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead) { closeClient(fd, reason) }
+      if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead, keepsIdle: keepsIdle) {
+        closeClient(fd, reason)
+      }
     }
   }
 

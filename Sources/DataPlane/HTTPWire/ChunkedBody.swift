@@ -1,7 +1,7 @@
 // Follows a chunked body (RFC 9112 §7.1) to find its end and to refuse what two readers could read differently. The
 // bytes themselves are relayed as they are, so this never copies.
 
-/// Where in a chunked body the next byte stands. A plain value of 16 bytes, part of a connection.
+/// Where in a chunked body the next byte stands. A plain value of 24 bytes, part of a connection.
 package struct ChunkedBody: Sendable, BitwiseCopyable {
   enum Position: UInt8 {
     case sizeStart, size, extensionText, sizeLF, data, dataCR, dataLF, trailerStart, trailer, trailerLF, endLF, ended
@@ -12,6 +12,8 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
   var small: UInt16 = 0
   /// Of a chunk: bytes of its data still to come. In a trailer's name: a hash of the name so far.
   var remaining: UInt64 = 0
+  /// Bytes of the body itself so far, without what chunks it.
+  package private(set) var dataBytes: UInt64 = 0
 
   package init() {}
 
@@ -28,6 +30,7 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
   /// Says that so many bytes of the chunk's data passed unseen (by splice); at most ``dataRemaining``.
   package mutating func skip(_ count: UInt64) {
     remaining -= count
+    dataBytes &+= count
     if remaining == 0 { position = .dataCR }
   }
 
@@ -71,6 +74,7 @@ package struct ChunkedBody: Sendable, BitwiseCopyable {
       case .data:
         let take = min(remaining, UInt64(bytes.count - index))
         remaining -= take
+        dataBytes &+= take
         index += Int(take)
         if remaining == 0 { position = .dataCR }
         continue

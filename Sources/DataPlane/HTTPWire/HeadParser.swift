@@ -161,7 +161,8 @@ package struct HeadParser: Sendable {
     var query = start
     while query < end, bytes[query] != UInt8(ascii: "?") {
       if bytes[query] == UInt8(ascii: "#") { return .badTarget }
-      if bytes[query] == UInt8(ascii: "/"), isDotSegment(bytes, query + 1, end) { return .dotSegment }
+      let separator = separatorBytes(bytes, query, end)
+      if separator > 0, isDotSegment(bytes, query + separator, end) { return .dotSegment }
       query += 1
     }
     head.path = Slice(start, query - start)
@@ -169,6 +170,19 @@ package struct HeadParser: Sendable {
     for index in query..<end where bytes[index] == UInt8(ascii: "#") { return .badTarget }
     if start == end { head.isOptionsOfServer = bytes.isExactly(head.method, "OPTIONS") }
     return nil
+  }
+
+  /// Bytes of what some instance may take for the end of a segment: `/` and `\`, percent-encoded or not; 0 = none.
+  @inline(__always) private func separatorBytes(_ bytes: Span<UInt8>, _ at: Int, _ end: Int) -> Int {
+    switch bytes[at] {
+    case UInt8(ascii: "/"), UInt8(ascii: "\\"): return 1
+    case UInt8(ascii: "%"):
+      guard at + 2 < end else { return 0 }
+      let second = lowercase(bytes[at + 2])
+      let isSlash = bytes[at + 1] == UInt8(ascii: "2") && second == UInt8(ascii: "f")
+      return isSlash || bytes[at + 1] == UInt8(ascii: "5") && second == UInt8(ascii: "c") ? 3 : 0
+    default: return 0
+    }
   }
 
   /// Whether the segment is `.` or `..`, percent-encoded or not: an instance that resolves it would see another path
@@ -190,7 +204,8 @@ package struct HeadParser: Sendable {
       dots += 1
     }
     guard dots == 1 || dots == 2 else { return false }
-    return position == end || bytes[position] == UInt8(ascii: "/") || bytes[position] == UInt8(ascii: "?")
+    return position == end || bytes[position] == UInt8(ascii: "?") || bytes[position] == UInt8(ascii: ";")
+      || separatorBytes(bytes, position, end) > 0
   }
 
   private func statusLine(_ bytes: Span<UInt8>, _ start: Int, _ end: Int, _ head: inout Head) -> HTTPError? {

@@ -320,9 +320,10 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
 
   /// Stops offering more requests. An idle connection is to be closed at once. One that has not been used yet is not idle:
   /// its first request is on the way, and a client does not expect to be cut off before it. The wait for a head bounds it.
-  package mutating func drain(insideHead: Bool) -> EndAction {
+  /// `keepsIdle`: nor is an idle one closed, but with the answer to its next request, which may be on the way.
+  package mutating func drain(insideHead: Bool, keepsIdle: Bool = false) -> EndAction {
     draining = true
-    return phase == .readingHead && !insideHead && wasUsed ? close(.drained) : .none
+    return phase == .readingHead && !insideHead && wasUsed && !keepsIdle ? close(.drained) : .none
   }
 
   /// Whether the client waits for an answer of which it has no byte yet.

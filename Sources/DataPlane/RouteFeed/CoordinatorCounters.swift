@@ -48,6 +48,8 @@ package struct CoordinatorCounters: Sendable, Equatable {
   package var sessions = 0
   /// Whether commands and changes pass between Redis and this replica now.
   package var connected = false
+  /// Whether there is a Redis to be connected to; false with a routes file.
+  package var hasRedis = true
 
   package init() {}
 

@@ -110,6 +110,7 @@ package final class FileCoordinator: RouteSource {
     state.withLock { state in
       var counters = state.counters
       counters.connected = true
+      counters.hasRedis = false
       counters.unhealthyServers = state.watch.unhealthy
       return counters
     }

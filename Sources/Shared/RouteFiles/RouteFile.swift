@@ -34,6 +34,11 @@ package struct RouteFile: Sendable {
     } else {
       try readRecords(document)
     }
+    // An emptied file, or a template that came out empty, would answer every client with 404.
+    let isMeant = top["routes"]?.array != nil || top["routes"]?.object != nil || top["backends"] != nil
+    guard !routes.isEmpty || isMeant else {
+      throw document.error([], "has no routes; if nothing is to be served, say so by: routes: []")
+    }
   }
 
   /// `pools`, `routes` and `instances`, each by name.

@@ -17,10 +17,12 @@ import Glibc
   package var timeoutMilliseconds: Int
 
   /// Shakes hands. `serverName` is what the certificate must be for: a host name (sent as SNI) or an IP literal.
-  /// `caFile` replaces the system's trust store. With `verify` false any certificate is accepted.
-  package init(fileDescriptor: Int32, serverName: String, caFile: String?, verify: Bool, timeoutMilliseconds: Int)
-    throws(TLSError)
-  {
+  /// `caFile` replaces the system's trust store. With `verify` false any certificate is accepted. A server that wants to
+  /// know its client gets the chain in `certificateFile`, whose key is in `keyFile`.
+  package init(
+    fileDescriptor: Int32, serverName: String, caFile: String?, verify: Bool, certificateFile: String? = nil,
+    keyFile: String? = nil, timeoutMilliseconds: Int
+  ) throws(TLSError) {
     guard let context = unsafe SSL_CTX_new(TLS_client_method()) else {
       throw TLSError(.library, "no TLS context: \(describe(takeError()))")
     }
@@ -37,6 +39,16 @@ import Glibc
     } else if verify {
       guard unsafe SSL_CTX_set_default_verify_paths(context) == 1 else {
         throw TLSError(.file, "the system's trusted certificates: \(describe(takeError()))")
+      }
+    }
+    if let certificateFile, let keyFile {
+      guard unsafe SSL_CTX_use_certificate_chain_file(context, certificateFile) == 1 else {
+        throw TLSError(.file, "certificate \(certificateFile): \(describe(takeError()))")
+      }
+      guard unsafe SSL_CTX_use_PrivateKey_file(context, keyFile, SSL_FILETYPE_PEM) == 1,
+        unsafe SSL_CTX_check_private_key(context) == 1
+      else {
+        throw TLSError(.file, "key \(keyFile): \(describe(takeError()))")
       }
     }
     guard let ssl = unsafe SSL_new(context) else {

@@ -45,8 +45,8 @@ static int (*lockMutex)(pthread_mutex_t *);
 static int (*unlockMutex)(pthread_mutex_t *);
 
 static void trace(enum kind kind) {
-  void *frames[DEPTH + 3];
-  int depth = backtrace(frames, DEPTH + 3);
+  void *frames[DEPTH + 2];
+  int depth = backtrace(frames, DEPTH + 2);
   uint64_t hash = 1469598103934665603ull + kind;
   for (int i = 2; i < depth; i++) hash = (hash ^ (uint64_t)frames[i]) * 1099511628211ull;
   lockMutex(&placesLock);

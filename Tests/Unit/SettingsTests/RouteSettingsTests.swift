@@ -166,11 +166,11 @@ private func complaint(_ yaml: String) -> String {
   @Test func whatNeedsAnotherRuntimeIsNamedWithWhatToDo() {
     #expect(
       complaint(Self.first)
-        == "berth.yaml:11: backends.api_servers.servers: the control plane has no fixed servers yet; serve this file with berth-data --routes, or declare a pool with a command under pools and name it as the route's backend"
+        == "berth.yaml:11: backends.api_servers.servers: declare a pool with runtime: static and these servers under pools, and name it as the route's backend; or serve this file with berth-data --routes"
     )
     #expect(
       complaint(Self.second)
-        == "berth.yaml:3: routes[0].docker_image: the control plane cannot start containers yet; declare a pool with a command under pools and name it as the route's backend, or serve running containers by their addresses with berth-data --routes"
+        == "berth.yaml:3: routes[0].docker_image: declare a pool with runtime: docker and this image under pools, and name it as the route's backend"
     )
   }
 
