@@ -28,7 +28,12 @@ struct RealSite {
       programs.append(try site.startApplication())
       programs.append(try site.startNginx())
       try await eventually("the instances answer", within: 60, show: programs[1], programs[2]) {
-        HTTP.get(site.application, "/echo") != nil && HTTP.get(site.files, "/page.txt") != nil ? () : nil
+        for program in programs {
+          if let ending = program.poll() {
+            throw Failure("\(program.name) \(ending); when it misses something, scripts/bootstrap test installs that")
+          }
+        }
+        return HTTP.get(site.application, "/echo") != nil && HTTP.get(site.files, "/page.txt") != nil ? () : nil
       }
       try await eventually("the replica serves", within: 60, show: programs[0]) {
         programs[0].output.contains(#""the replica serves""#) ? () : nil
