@@ -73,7 +73,9 @@ let package = Package(
     data("HTTPWire"),
     data("CDP", ["JSON"]),
     data("ProxyMachine", ["HTTPWire", "Routing"]),
-    data("RouteFeed", ["ProxyMachine", "RouteFiles", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
+    data(
+      "RouteFeed",
+      ["HTTPWire", "ProxyMachine", "RouteFiles", "Routing", "State", "Redis", "Posix", "JSON", "Observability"]),
     data("Balancing"),
     data(
       "Engine",

@@ -40,7 +40,9 @@ import Testing
     #expect(watch.nextCheck == 0)
     #expect(
       watch.takeDue(now: 0) == [
-        ServerProbe(id: id, host: "10.0.0.1", port: 1, name: "10.0.0.1", path: "/up", timeoutMilliseconds: 2_000)
+        ServerProbe(
+          id: id, host: "10.0.0.1", port: 1, name: "10.0.0.1", path: "/up", proxyProtocol: 0,
+          timeoutMilliseconds: 2_000)
       ])
     #expect(watch.takeDue(now: 0).isEmpty && watch.nextCheck == nil)
     #expect(watch.checked(id, problem: nil, now: 10) == nil)
@@ -75,7 +77,7 @@ import Testing
         - {path: /b, servers: [{url: "http://10.0.0.2"}], health: {intervalMilliseconds: 0}}
       """)
     #expect(seed.takeDue(now: 0).map(\.host) == ["10.0.0.1"])
-    _ = seed.checked("route-0/10.0.0.1:80", problem: nil, now: 0)
+    _ = seed.checked(seed.table.instances[0].id, problem: nil, now: 0)
     #expect(seed.nextCheck == 500)
 
     let records = #"{"pools":{"p":{}},"instances":{"i":{"pool":"p","host":"10.0.0.1","port":1}}}"#
@@ -151,10 +153,12 @@ import Testing
 
   // MARK: Probes
 
-  private func probe(_ address: SocketAddress, path: String?, timeout: Int = 10_000) -> ServerProbe {
+  private func probe(_ address: SocketAddress, path: String?, proxyProtocol: Int = 0, timeout: Int = 10_000)
+    -> ServerProbe
+  {
     ServerProbe(
       id: "\(address) \(path ?? "") \(timeout)", host: address.host, port: address.port, name: "web.test", path: path,
-      timeoutMilliseconds: timeout)
+      proxyProtocol: proxyProtocol, timeoutMilliseconds: timeout)
   }
 
   @Test("a connection, a status, and all that can be wrong with them")
@@ -176,6 +180,9 @@ import Testing
       #expect(try server.join().hasPrefix("GET /up?x HTTP/1.1\r\nHost: web.test:\(port.port)\r\n"))
       return outcome
     }
+    let server = TestThread { instance.accept()?.receive(upTo: "\r\n") ?? "" }
+    _ = ServerProbes.run([probe(port, path: "/", proxyProtocol: 1, timeout: 1_000)])
+    #expect(try server.join() == "PROXY UNKNOWN\r\n")
     #expect(try ask("HTTP/1.1 200 OK\r\n\r\n") == .some(nil))
     #expect(try ask("HTTP/1.0 399 \r\n\r\n") == .some(nil))
     #expect(try ask("HTTP/1.1 503 Busy\r\n\r\n") == "status 503")

@@ -63,9 +63,7 @@ final class Replica {
       configuration.proxyProtocolFrom = settings.proxyProtocolFrom
       engine = try Engine(configuration, inherited: inherited.filter { $0.kind != .admin })
     } catch {
-      throw ReplicaError(
-        description:
-          "\(error). Another program has this port: stop it, or choose another with --listen or --tls-listen.")
+      throw Self.listening(error)
     }
     do {
       accessLog = try settings.accessLog.map { [engine] destination in
@@ -94,6 +92,16 @@ final class Replica {
     }
   }
 
+  /// - Parameter error: of an engine that cannot have its addresses
+  private static func listening(_ error: any Error) -> ReplicaError {
+    let text = "\(error)"
+    let hint =
+      text.contains("in use")
+      ? "Another program has this port: stop it, or choose another with --listen or --tls-listen."
+      : "--listen and --tls-listen take an address of this machine, and ports below 1024 may need a privilege."
+    return ReplicaError(description: "\(text). \(hint)")
+  }
+
   private static func redisSource(_ settings: Settings, _ metrics: [WorkerMetrics], _ log: LogWriter) throws
     -> RedisCoordinator
   {
@@ -115,6 +123,7 @@ final class Replica {
     if predecessor == nil { admin.start() }
     var problem: (any Error)?
     if waitForTable() {
+      do { try engine.listen() } catch { throw Self.listening(error) }
       engine.start(coordinator: source, log: log, accessLog: accessLog)
       phase.become(.serving)
       do {
@@ -188,6 +197,7 @@ final class Replica {
       switch signals.next() {
       case .end: return
       case .reload: reload()
+      case .reopenLogs: accessLog?.reopen()
       case nil: break
       }
       if let offer, offer.advance(now: Clock.monotonicMilliseconds) {

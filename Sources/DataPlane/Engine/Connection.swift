@@ -176,6 +176,7 @@ struct RequestStory: BitwiseCopyable {
 @safe struct Slab {
   private let base: UnsafeMutablePointer<Connection>
   private let generations: UnsafeMutablePointer<UInt32>
+  private let highest: UnsafeMutablePointer<Int32>
   let capacity: Int
 
   init(capacity: Int) {
@@ -183,6 +184,8 @@ struct RequestStory: BitwiseCopyable {
     unsafe base = .allocate(capacity: capacity)
     unsafe generations = .allocate(capacity: capacity)
     unsafe generations.initialize(repeating: 0, count: capacity)
+    unsafe highest = .allocate(capacity: 1)
+    unsafe highest.initialize(to: 0)
   }
 
   /// Begins a connection's life and returns its generation, which tells its events from those of an earlier one.
@@ -191,6 +194,7 @@ struct RequestStory: BitwiseCopyable {
     unsafe (base + Int(fd)).initialize(to: Connection())
     unsafe base[Int(fd)].kind = kind
     unsafe generations[Int(fd)] &+= 1
+    unsafe highest.pointee = max(unsafe highest.pointee, fd)
     return unsafe generations[Int(fd)]
   }
 
@@ -199,6 +203,9 @@ struct RequestStory: BitwiseCopyable {
     self[fd].kind = .free
     unsafe generations[Int(fd)] &+= 1
   }
+
+  /// All descriptors that were ever used here: what a look at every connection has to go through.
+  var used: Range<Int32> { unsafe 0..<highest.pointee + 1 }
 
   func generation(_ fd: Int32) -> UInt32 { unsafe generations[Int(fd)] }
 
@@ -220,5 +227,6 @@ struct RequestStory: BitwiseCopyable {
   func free() {
     unsafe base.deallocate()
     unsafe generations.deallocate()
+    unsafe highest.deallocate()
   }
 }

@@ -340,7 +340,7 @@ struct WorkerConfiguration: Sendable {
       let percents = (s.table.routeRecords[old].retryBudgetPercent, next.routeRecords[Int(new)].retryBudgetPercent)
       if percents.0 == percents.1 { next.budgets[Int(new)] = s.table.budgets[old] }
     }
-    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
+    for fd in s.slab.used where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
       let route = s.slab[fd].route
       if route >= 0 { s.slab[fd].route = moves[Int(route)] }
     }
@@ -401,7 +401,7 @@ struct WorkerConfiguration: Sendable {
     }
     s.listeners = []
     s.tlsListeners = []
-    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
+    for fd in s.slab.used where s.slab.generation(fd) > 0 && s.slab[fd].kind == .client {
       let insideHead = !s.slab[fd].inbound.isEmpty
       if case .close(let reason) = s.slab[fd].machine.drain(insideHead: insideHead, keepsIdle: keepsIdle) {
         closeClient(fd, reason)
@@ -410,7 +410,7 @@ struct WorkerConfiguration: Sendable {
   }
 
   private func closeEverything() {
-    for fd in 0..<Int32(s.slab.capacity) where s.slab.generation(fd) > 0 {
+    for fd in s.slab.used where s.slab.generation(fd) > 0 {
       switch s.slab[fd].kind {
       case .client: closeClient(fd, .drainDeadline)
       case .instance where s.slab[fd].peer < 0: closeInstance(fd)

@@ -1,6 +1,7 @@
 // Asks fixed servers whether they are well: a TCP connection, or GET and its status. All servers of a round are asked
 // at once by one thread, and each answer comes within its own time limit. Called by FileCoordinator.
 import Glibc
+import HTTPWire
 import Posix
 
 enum ServerProbes {
@@ -76,17 +77,28 @@ enum ServerProbes {
     guard error == 0 else { return .ill("no connection: \(Errno.text(error))") }
     guard let path = attempt.probe.path else { return .well }
     attempt.isConnected = true
+    var header: [UInt8] = []
+    if attempt.probe.proxyProtocol > 0 {
+      // The check speaks for itself, not for a client.
+      header = [UInt8](repeating: 0, count: ProxyProtocol.longestWritten)
+      var span = header.mutableSpan
+      let count = ProxyProtocol.write(
+        version: attempt.probe.proxyProtocol, source: nil, destination: nil, into: &span)
+      header.removeLast(header.count - (count ?? 0))
+    }
     let name = attempt.probe.name.contains(":") ? "[\(attempt.probe.name)]" : attempt.probe.name
-    let request = Array(
-      """
-      GET \(path) HTTP/1.1\r
-      Host: \(name):\(attempt.probe.port)\r
-      User-Agent: berth-health\r
-      Accept: */*\r
-      Connection: close\r
-      \r
+    let request =
+      header
+      + Array(
+        """
+        GET \(path) HTTP/1.1\r
+        Host: \(name):\(attempt.probe.port)\r
+        User-Agent: berth-health\r
+        Accept: */*\r
+        Connection: close\r
+        \r
 
-      """.utf8)
+        """.utf8)
     let sent = unsafe request.withUnsafeBytes { unsafe Socket.send(attempt.fd, $0.baseAddress!, $0.count) }
     // A fresh connection takes a few hundred bytes at once.
     return sent == request.count ? nil : .ill("the request was not taken")

@@ -11,6 +11,8 @@ struct ServerProbe: Sendable, Equatable {
   /// As in the file, for the Host field.
   let name: String
   let path: String?
+  /// Of the PROXY header that the server expects; 0 = none.
+  let proxyProtocol: Int
   let timeoutMilliseconds: Int
 }
 
@@ -117,7 +119,9 @@ struct ServerWatch: Sendable {
       probes.append(
         ServerProbe(
           id: instance.id, host: instance.host, port: instance.port, name: entry.name,
-          path: check.path, timeoutMilliseconds: check.timeoutMilliseconds))
+          path: check.path,
+          proxyProtocol: file.pools.first { $0.name == instance.pool }?.proxyProtocol ?? 0,
+          timeoutMilliseconds: check.timeoutMilliseconds))
     }
     return probes
   }

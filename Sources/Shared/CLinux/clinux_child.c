@@ -61,6 +61,9 @@ int clinux_child_signals(void) {
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGHUP);
+  // Log rotation and upgrade scripts of other servers send these, whose default is to kill.
+  sigaddset(&set, SIGUSR1);
+  sigaddset(&set, SIGUSR2);
   sigaddset(&set, SIGCHLD);
   if (sigprocmask(SIG_BLOCK, &set, 0) < 0) return -errno;
   // A parent that ignored SIGCHLD (as some service managers' shells do) would make the kernel reap our children.

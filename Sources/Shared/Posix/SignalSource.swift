@@ -1,9 +1,9 @@
 // Signals as something that a poll loop waits for: the data plane's main thread takes them beside other events.
 import CLinux
 
-/// SIGTERM, SIGINT and SIGHUP, blocked for every thread that starts after it was made.
+/// SIGTERM, SIGINT, SIGHUP and SIGUSR1, blocked for every thread that starts after it was made.
 package struct SignalSource: ~Copyable {
-  package enum Signal: Sendable { case end, reload }
+  package enum Signal: Sendable { case end, reload, reopenLogs }
 
   /// Readable when a signal came.
   package let descriptor: Int32
@@ -22,8 +22,9 @@ package struct SignalSource: ~Copyable {
       switch clinux_child_next_signal(descriptor) {
       case 15, 2: return .end
       case 1: return .reload
-      // A child's end, which is nobody's business here.
-      case 17: continue
+      case 10: return .reopenLogs
+      // A child's end, which is nobody's business here, and SIGUSR2, which must not kill.
+      case 17, 12: continue
       default: return nil
       }
     }

@@ -155,12 +155,24 @@ package struct ContainerForm: Sendable {
     routes.append((record, path))
   }
 
-  /// The image without registry and tag, when that is a name nobody else has.
+  /// The image without registry and tag, when that is a name nobody else has; else a name of the route's host and path:
+  /// cookies, hashes and counters hang on it, so it must stay when the route's place in the file changes.
   private func inlineName(_ object: JSONObject, _ path: [String]) -> String {
     let image = object["docker_image"]?.string ?? ""
     let name = String(image.split(separator: "/").last?.prefix { $0 != ":" && $0 != "@" } ?? "")
     let taken = backends.map(\.name) + ((try? document.names(["backends"])) ?? [])
-    return PoolRecord.isName(name) && !taken.contains(name) ? name : "route-" + path[1]
+    return PoolRecord.isName(name) && !taken.contains(name) ? name : Self.name(of: object)
+  }
+
+  private static func name(of route: JSONObject) -> String {
+    let match = route["id"]?.string ?? (route["host"]?.string ?? "") + (route["path"]?.string ?? "")
+    let kept = match.lowercased().unicodeScalars.map { PoolRecord.isName(String($0)) ? Character($0) : "-" }
+    let words = String(kept).split(separator: "-").joined(separator: "-").prefix(24)
+    // FNV-1a: tells names apart that differ only in what is not kept.
+    var hash: UInt32 = 0x811C_9DC5
+    for byte in match.utf8 { hash = (hash ^ UInt32(byte)) &* 0x0100_0193 }
+    let digits = String(hash & 0xFF_FFFF, radix: 16)
+    return (["route", String(words), digits].filter { !$0.isEmpty }).joined(separator: "-")
   }
 }
 

@@ -36,7 +36,7 @@ package struct RouteFile: Sendable {
     }
     // An emptied file, or a template that came out empty, would answer every client with 404.
     let isMeant = top["routes"]?.array != nil || top["routes"]?.object != nil || top["backends"] != nil
-    guard !routes.isEmpty || isMeant else {
+    guard !routes.isEmpty || !pools.isEmpty || !instances.isEmpty || isMeant else {
       throw document.error([], "has no routes; if nothing is to be served, say so by: routes: []")
     }
   }

@@ -166,10 +166,13 @@ import Testing
     #expect { try RouteFile(text, file: "f") } throws: { "\($0)" == "f: more than 1000000 values" }
   }
 
-  @Test func emptyFilesHaveNothing() throws {
-    for text in ["", "# nothing\n", "{}", "~"] {
-      let file = try RouteFile(text, file: "f")
-      #expect(file.pools.isEmpty && file.routes.isEmpty && file.instances.isEmpty)
+  /// A full disk, or a template that came out empty, must not take every route away.
+  @Test(arguments: ["", "# nothing\n", "{}", "~", "routes:\n"]) func emptiedFilesAreRefused(_ text: String) throws {
+    #expect {
+      try RouteFile(text, file: "f")
+    } throws: {
+      "\($0)".contains("has no routes; if nothing is to be served, say so by: routes: []")
     }
+    #expect(try RouteFile("routes: {}\n", file: "f").routes.isEmpty)
   }
 }

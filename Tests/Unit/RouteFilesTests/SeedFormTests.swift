@@ -146,8 +146,20 @@ import Testing
       backends:
         web: {servers: [{url: http://d}]}
       """, file: "f")
-    #expect(file.routes.map(\.pool) == ["api", "route-1", "route-2", "route-3"])
+    let names = file.routes.map(\.pool)
+    #expect(names[0] == "api")
+    for (name, path) in zip(names.dropFirst(), ["b", "c", "d"]) { #expect(name.hasPrefix("route-\(path)-")) }
     #expect(file.warnings.count == 4)
     #expect(file.warnings.last?.contains("there are no servers, so its requests get 503") == true)
+  }
+
+  /// Sticky cookies, hash rings and counters hang on the names of pools and instances.
+  @Test func aRouteAboveMovesNoName() throws {
+    let route = "  - {host: Example.com, path: /a/b_c, servers: [{url: http://10.0.0.1}]}\n"
+    let alone = try RouteFile("routes:\n" + route, file: "f")
+    let below = try RouteFile("routes:\n  - {path: /x, servers: [{url: http://10.0.0.2}]}\n" + route, file: "f")
+    #expect(below.routes.map(\.pool).contains(alone.routes[0].pool))
+    #expect(below.instances.map(\.id).contains(alone.instances[0].id))
+    #expect(PoolRecord.isName(alone.routes[0].pool))
   }
 }
