@@ -10,7 +10,7 @@ extension Worker {
   func accept(_ listener: Int32) -> Bool {
     let isTLS = s.tlsListeners.contains(listener)
     for _ in 0..<s.acceptBatch {
-      guard s.clients < s.limits.clientConnections else {
+      guard s.clients < s.clientLimit else {
         pauseAccepting()
         return false
       }
@@ -98,7 +98,7 @@ extension Worker {
   }
 
   func resumeAccepting() {
-    guard s.clients < s.limits.clientConnections else { return }
+    guard s.clients < s.clientLimit else { return }
     s.acceptsPaused = false
     for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
   }
@@ -245,6 +245,8 @@ extension Worker {
     case .goneWithoutSlot:
       if case .close(let reason) = s.slab[fd].machine.clientEnd(insideHead: false) { closeClient(fd, reason) }
     case .instanceIdle: preconditionFailure("only instances are kept idle")
+    case .handshake where s.slab[fd].awaitsProxyHeader, .head where s.slab[fd].awaitsProxyHeader:
+      closeClient(fd, .badProxyHeader)
     case .handshake: closeClient(fd, .handshakeTimeout)
     case .head:
       if s.slab[fd].inbound.isEmpty {

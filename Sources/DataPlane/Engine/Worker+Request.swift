@@ -148,6 +148,12 @@ extension Worker {
     let (result, pending) = Socket.connect(address)
     guard result >= 0, result < s.slab.capacity else {
       if result >= 0 { Socket.close(Int32(result)) }
+      if result >= 0 || result == Errno.tooManyFiles || result == Errno.tooManyFilesInSystem {
+        // Our own shortage is no fault of the instance.
+        return answer(
+          fd, 503, "This replica has no descriptor left for another connection.", .overloaded, closes: true,
+          retryAfter: 1)
+      }
       return instanceFailed(fd, .connectFailed)
     }
     let instance = Int32(result)

@@ -59,6 +59,8 @@ struct WorkerConfiguration: Sendable {
   let labels: WorkerLabels
   let access: WorkerAccessLog
 
+  /// Clients at a time: as configured, and so many that each may have an instance's connection besides its own.
+  let clientLimit: Int
   var listeners: [Int32]
   var tlsListeners: [Int32]
   var certificates: Certificates?
@@ -127,6 +129,8 @@ struct WorkerConfiguration: Sendable {
   init(_ configuration: WorkerConfiguration) {
     index = configuration.index
     limits = configuration.limits
+    let share = (configuration.slabCapacity - 64) / 2 / max(configuration.labels.workers.count, 1)
+    clientLimit = min(configuration.limits.clientConnections, max(share, 1))
     parser = HeadParser(limits: configuration.limits.http)
     spliceMode = configuration.spliceMode
     mailbox = configuration.mailbox
