@@ -193,6 +193,53 @@ import Testing
     #expect(reason.contains("connection refused") && reason.contains("build or load it there"))
   }
 
+  /// From a registry on loopback, which engines take without TLS.
+  @Test func anImageThatTheEngineLacksIsPulledOnceAndUsed() async throws {
+    let docker = try DockerBench()
+    let directory = docker.bench.directory + "/registry"
+    try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+    try docker.engine.docker("save", "debian:bookworm-slim", "-o", directory + "/saved.tar")
+    let port = try unusedPort()
+    let image = "127.0.0.1:\(port)/berth/pulled:1"
+    let registry = Process()
+    registry.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    registry.arguments = [
+      "timeout", "300", "python3", FileManager.default.currentDirectoryPath + "/Tests/Integration/registry.py",
+      String(port), directory + "/saved.tar", "berth/pulled",
+    ]
+    registry.standardInput = FileHandle.nullDevice
+    registry.standardOutput = FileHandle.nullDevice
+    try registry.run()
+    defer {
+      registry.terminate()
+      _ = try? docker.engine.docker("rmi", image)
+    }
+    try await eventually("the registry answers") {
+      (try? HTTPProbe.get(host: "127.0.0.1", port: port, path: "/v2/", deadline: Deadline(milliseconds: 1_000))) != nil
+    }
+    let serve =
+      "my $s = IO::Socket::INET->new(LocalPort => $ENV{BERTH_CONTAINER_PORT}, Listen => 8, ReuseAddr => 1); "
+      + "while (my $c = $s->accept) { <$c>; print $c \"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok\"; close $c }"
+    let pool = docker.pool { spec, container in
+      spec.kind = .http
+      spec.slots = 0
+      spec.recycleAfterSessions = 0
+      spec.min = 2
+      container.image = image
+      container.pull = .missing
+      container.arguments = ["perl", "-MIO::Socket::INET", "-e", serve]
+      container.port = 8_080
+    }
+    let runtime = try docker.runtime([try docker.host()], pools: [pool])
+    let control = try docker.bench.start("a", [pool], runtime)
+    let records = try await docker.bench.settled(2)
+    for record in records {
+      #expect(try docker.engine.inspect(try #require(record.container))["Config"]?["Image"]?.string == image)
+    }
+    #expect(try await !docker.bench.events().contains { $0.type == "instance.launch_failed" })
+    try await docker.finish(control, runtime)
+  }
+
   @Test func anImageThatMayNotBePulledIsSaidSo() async throws {
     let docker = try DockerBench()
     let reason = try await failure(docker, docker.pool { _, container in container.image = "berth/nowhere" })
@@ -353,6 +400,51 @@ import Testing
     #expect { try refused.place(pool, again: nil, among: []) } throws: {
       "\($0)".contains("no engine can take it: far: tcp://127.0.0.1:\(port): ")
     }
+  }
+}
+
+/// An engine that ends and comes back with its containers dead. Only where the engine is the tests' own, which
+/// `scripts/test-engine up` has started (CI's is): nobody else's may be ended.
+@Suite(.serialized) struct DockerRestartTests {
+  private static let pidFile = "/run/berth-test/docker.pid"
+
+  private static var own: (pid: pid_t, words: [String])? {
+    guard let engine = try? ContainerEngine.find(), engine.address == "unix:///run/berth-test/docker.sock",
+      let text = Kernel.read(pidFile), let pid = Int(String(decoding: text.filter { $0 > 0x20 }, as: UTF8.self)),
+      let words = Kernel.read("/proc/\(pid)/cmdline")?.split(separator: 0).map({ String(decoding: $0, as: UTF8.self) })
+    else { return nil }
+    return (pid_t(pid), words)
+  }
+
+  @Test(.enabled(if: own != nil, "the engine is not the tests' own"))
+  func anEngineThatWasKilledComesBackAndItsInstancesAreReplaced() async throws {
+    let engine = try #require(Self.own)
+    let docker = try DockerBench()
+    let pool = docker.pool()
+    let runtime = try docker.runtime([try docker.host()], pools: [pool])
+    let control = try docker.bench.start("a", [pool], runtime)
+    let before = try await docker.bench.settled(1)[0]
+    kill(engine.pid, SIGKILL)
+    try await eventually("it is seen to be away") { (try? runtime.place(pool, again: nil, among: [])) == nil }
+    // Within the grace nothing is declared dead.
+    #expect(try await docker.bench.instances().map(\.id) == [before.id])
+
+    try? FileManager.default.removeItem(atPath: Self.pidFile)
+    let again = Process()
+    again.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    again.arguments = ["setsid"] + engine.words
+    again.standardInput = FileHandle.nullDevice
+    again.standardOutput = FileHandle.nullDevice
+    again.standardError = FileHandle.nullDevice
+    try again.run()
+    try await eventually("a replacement is ready") {
+      try await docker.bench.instances(.ready).contains { $0.id != before.id }
+    }
+    try await eventually("nothing else is left") {
+      let ready = try await docker.bench.instances(.ready)
+      return try ready.count == 1 && docker.containers(all: true) == ready.map { $0.container ?? "" }
+    }
+    try await docker.finish(control, runtime)
   }
 }
 
