@@ -145,7 +145,7 @@ let package = Package(
         "RouteFeed", "RouteFiles", "Routing",
         "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
       ],
-      path: "Tests/Integration", exclude: ["registry.py"], swiftSettings: strict),
+      path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
       name: "EndToEndTests",
       dependencies: ["CLinux", "TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],

@@ -193,53 +193,6 @@ import Testing
     #expect(reason.contains("connection refused") && reason.contains("build or load it there"))
   }
 
-  /// From a registry on loopback, which engines take without TLS.
-  @Test func anImageThatTheEngineLacksIsPulledOnceAndUsed() async throws {
-    let docker = try DockerBench()
-    let directory = docker.bench.directory + "/registry"
-    try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-    try docker.engine.docker("save", "debian:bookworm-slim", "-o", directory + "/saved.tar")
-    let port = try unusedPort()
-    let image = "127.0.0.1:\(port)/berth/pulled:1"
-    let registry = Process()
-    registry.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    registry.arguments = [
-      "timeout", "300", "python3", FileManager.default.currentDirectoryPath + "/Tests/Integration/registry.py",
-      String(port), directory + "/saved.tar", "berth/pulled",
-    ]
-    registry.standardInput = FileHandle.nullDevice
-    registry.standardOutput = FileHandle.nullDevice
-    try registry.run()
-    defer {
-      registry.terminate()
-      _ = try? docker.engine.docker("rmi", image)
-    }
-    try await eventually("the registry answers") {
-      (try? HTTPProbe.get(host: "127.0.0.1", port: port, path: "/v2/", deadline: Deadline(milliseconds: 1_000))) != nil
-    }
-    let serve =
-      "my $s = IO::Socket::INET->new(LocalPort => $ENV{BERTH_CONTAINER_PORT}, Listen => 8, ReuseAddr => 1); "
-      + "while (my $c = $s->accept) { <$c>; print $c \"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok\"; close $c }"
-    let pool = docker.pool { spec, container in
-      spec.kind = .http
-      spec.slots = 0
-      spec.recycleAfterSessions = 0
-      spec.min = 2
-      container.image = image
-      container.pull = .missing
-      container.arguments = ["perl", "-MIO::Socket::INET", "-e", serve]
-      container.port = 8_080
-    }
-    let runtime = try docker.runtime([try docker.host()], pools: [pool])
-    let control = try docker.bench.start("a", [pool], runtime)
-    let records = try await docker.bench.settled(2)
-    for record in records {
-      #expect(try docker.engine.inspect(try #require(record.container))["Config"]?["Image"]?.string == image)
-    }
-    #expect(try await !docker.bench.events().contains { $0.type == "instance.launch_failed" })
-    try await docker.finish(control, runtime)
-  }
-
   @Test func anImageThatMayNotBePulledIsSaidSo() async throws {
     let docker = try DockerBench()
     let reason = try await failure(docker, docker.pool { _, container in container.image = "berth/nowhere" })
