@@ -26,6 +26,16 @@ enum Client {
     try await run("wire_client.py", ["127.0.0.1", String(port), text], in: directory, trusting: nil)
   }
 
+  /// A program that tells named checks (checks.py): those that it has to tell must all have passed.
+  static func checks(
+    _ script: String, _ words: [String], in directory: String, trusting ca: String? = nil
+  ) async throws -> (passed: Set<String>, failed: [String: String]) {
+    let told = try await run(script, words, in: directory, trusting: ca)
+    let passed = told["passed"]?.array?.compactMap(\.string) ?? []
+    guard case .object(let failed) = told["failed"] else { throw Failure("\(script) told nothing of failures") }
+    return (Set(passed), failed.fields.reduce(into: [:]) { $0[$1.name] = $1.value.string ?? "" })
+  }
+
   /// A client that goes on working until `finish` is called.
   final class Worker {
     let program: Program

@@ -39,11 +39,13 @@ enum Machine {
   }
 
   static func tool(_ name: String) throws -> String {
-    for directory in (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":") {
+    // Debian keeps servers in sbin, which need not be in PATH.
+    let directories = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")
+    for directory in directories + ["/usr/sbin"] {
       let path = "\(directory)/\(name)"
       if FileManager.default.isExecutableFile(atPath: path) { return path }
     }
-    throw Failure("\(name) is not installed; run scripts/bootstrap test")
+    throw Failure("\(name) is not installed; scripts/bootstrap test installs it, as does apt-get install \(name)")
   }
 
   // MARK: Ports

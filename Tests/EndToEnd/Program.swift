@@ -127,10 +127,25 @@ private final class Spawner: Sendable {
   private final class Box: Sendable { let pid = Mutex<pid_t>(0) }
 }
 
-/// Waits for a condition; the bound is there to fail, not to be waited for.
+/// Waits for a value; the bound is there to fail, not to be waited for.
 @discardableResult
 func eventually<T>(
   _ what: String, within seconds: Double = 60, show programs: Program..., until condition: () async throws -> T?
+) async throws -> T {
+  try await eventually(what, within: seconds, programs, condition)
+}
+
+/// The same for a plain condition. It has to have the labels of the other one: with fewer of them a call can mean the
+/// other one, to which false is as good a value as true.
+func eventually(
+  _ what: String, within seconds: Double = 60, show programs: Program..., until condition: () async throws -> Bool
+) async throws {
+  let holds: () async throws -> Void? = { try await condition() ? () : nil }
+  try await eventually(what, within: seconds, programs, holds)
+}
+
+private func eventually<T>(
+  _ what: String, within seconds: Double, _ programs: [Program], _ condition: () async throws -> T?
 ) async throws -> T {
   let deadline = Clock.monotonicMilliseconds + Int(seconds * 1000)
   while true {
@@ -140,17 +155,5 @@ func eventually<T>(
       throw Failure("after \(seconds) s this had not happened: \(what)\(logs)")
     }
     try await Task.sleep(for: .milliseconds(25))
-  }
-}
-
-/// The same for a plain condition.
-func eventually(
-  _ what: String, within seconds: Double = 60, show program: Program? = nil, _ condition: () async throws -> Bool
-) async throws {
-  let until: () async throws -> Void? = { try await condition() ? () : nil }
-  if let program {
-    try await eventually(what, within: seconds, show: program, until: until)
-  } else {
-    try await eventually(what, within: seconds, until: until)
   }
 }

@@ -107,6 +107,14 @@ struct TLSCertificateTests {
     #expect(seen.output.contains("Cipher is ECDHE-ECDSA-"))
     #expect(try server.value().version == "TLSv1.2")
 
+    // Clients of HTTP/1.0, curl for one, offer it alone; who offers both gets 1.1.
+    for (offered, chosen) in [("http/1.0", "http/1.0"), ("http/1.0,http/1.1", "http/1.1")] {
+      server = tlsServe(context, listener)
+      seen = try tlsClient(port, trusted + ["-alpn", offered])
+      #expect(seen.output.contains("ALPN protocol: \(chosen)"))
+      #expect(try server.value().version == "TLSv1.3")
+    }
+
     server = tlsServe(context, listener)
     seen = try tlsClient(port, ["-alpn", "h2"])
     #expect(seen.output.contains("no application protocol"))

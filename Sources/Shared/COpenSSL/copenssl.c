@@ -115,7 +115,8 @@ int copenssl_use_bio(SSL *ssl, BIO *bio) {
 static int choose_protocol(SSL *ssl, const unsigned char **chosen, unsigned char *chosen_length,
                            const unsigned char *offered, unsigned int offered_length, void *user) {
   (void)ssl, (void)user;
-  static const unsigned char ours[] = "\x08http/1.1";
+  // HTTP/1.0 as well: a client that was told to speak it offers nothing else.
+  static const unsigned char ours[] = "\x08http/1.1\x08http/1.0";
   unsigned char *found = NULL;
   if (SSL_select_next_proto(&found, chosen_length, ours, sizeof ours - 1, offered, offered_length) != OPENSSL_NPN_NEGOTIATED)
     return SSL_TLSEXT_ERR_ALERT_FATAL;  // RFC 7301, 3.2: no_application_protocol

@@ -2,7 +2,8 @@
 // again when files change; workers make connections from it.
 import COpenSSL
 
-/// The server side's certificates and settings: TLS 1.2 and 1.3, forward secrecy and AEAD only, ALPN `http/1.1`.
+/// The server side's certificates and settings: TLS 1.2 and 1.3, forward secrecy and AEAD only, ALPN `http/1.1` and
+/// `http/1.0`.
 /// Immutable after init, so any number of threads may use it at once. A connection keeps what it needs of it alive.
 @safe package final class TLSServerContext: Sendable {
   /// `SSL_CTX`, whose reference count is atomic; every connection holds a reference of its own. It has the certificates of
