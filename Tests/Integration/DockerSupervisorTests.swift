@@ -356,6 +356,52 @@ import Testing
   }
 }
 
+/// An engine that ends and comes back with its containers dead. Only where the engine is the tests' own, which
+/// `scripts/test-engine up` has started (CI's is), and no other checkout uses it: nobody else's may be ended.
+@Suite(.serialized) struct DockerRestartTests {
+  private static let pidFile = "/run/berth-test/docker.pid"
+
+  private static var own: (pid: pid_t, words: [String])? {
+    guard let engine = try? ContainerEngine.find(), engine.address == "unix:///run/berth-test/docker.sock",
+      (Kernel.list("/run/berth-test/users") ?? []).count <= 1,
+      let text = Kernel.read(pidFile), let pid = Int(String(decoding: text.filter { $0 > 0x20 }, as: UTF8.self)),
+      let words = Kernel.read("/proc/\(pid)/cmdline")?.split(separator: 0).map({ String(decoding: $0, as: UTF8.self) })
+    else { return nil }
+    return (pid_t(pid), words)
+  }
+
+  @Test(.enabled(if: own != nil, "the engine is not the tests' own"))
+  func anEngineThatWasStoppedComesBackAndItsInstancesAreReplaced() async throws {
+    let engine = try #require(Self.own)
+    let docker = try DockerBench()
+    let pool = docker.pool()
+    let runtime = try docker.runtime([try docker.host()], pools: [pool])
+    let control = try docker.bench.start("a", [pool], runtime)
+    let before = try await docker.bench.settled(1)[0]
+    kill(engine.pid, SIGTERM)
+    try await eventually("it has ended") { ProcessTable.entry(of: Int(engine.pid))?.hasEnded ?? true }
+    try await eventually("it is seen to be away") { (try? runtime.place(pool, again: nil, among: [])) == nil }
+
+    let again = Process()
+    again.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+    // It outlives the tests, and with a descriptor of theirs the runner would wait for it.
+    let script = "for fd in $(ls /proc/$$/fd); do [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done; exec setsid \"$@\""
+    again.arguments = ["bash", "-c", script, "bash"] + engine.words
+    again.standardInput = FileHandle.nullDevice
+    again.standardOutput = FileHandle.nullDevice
+    again.standardError = FileHandle.nullDevice
+    try again.run()
+    try await eventually("a replacement is ready") {
+      try await docker.bench.instances(.ready).contains { $0.id != before.id }
+    }
+    try await eventually("nothing else is left") {
+      let ready = try await docker.bench.instances(.ready)
+      return try ready.count == 1 && docker.containers(all: true) == ready.map { $0.container ?? "" }
+    }
+    try await docker.finish(control, runtime)
+  }
+}
+
 /// An authority, a server and two clients, one of them by another authority.
 private enum Certificates {
   static func make(in directory: String) throws -> EngineTLS {

@@ -123,6 +123,7 @@ package struct ControlSettings: Sendable, Equatable {
     }
     try result.readEngines(&top)
     try result.readPools(&top)
+    try result.checkPorts()
     try result.readRoutes(&top, file)
     try top?.finish()
     guard result.listen.isLoopback || result.allowUnauthenticated else {

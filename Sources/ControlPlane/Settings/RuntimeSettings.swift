@@ -165,6 +165,18 @@ extension ControlSettings {
     return host
   }
 
+  /// Processes of this host and containers of an engine on it would take each other's ports. Called when both are read.
+  func checkPorts() throws(SettingsError) {
+    guard let docker, pools.contains(where: \.runtime.isProcess) else { return }
+    for host in docker.hosts
+    where Endpoint(host: host.address, port: 1).isLoopback && host.portRange.overlaps(portRange) {
+      throw SettingsError(
+        "docker.hosts.\(host.name): its containers and the processes of other pools would share the ports "
+          + "\(host.portRange.lowerBound) to \(host.portRange.upperBound); give it its own portRangeStart and portRangeEnd"
+      )
+    }
+  }
+
   // MARK: Servers that run already
 
   private static func servers(_ file: inout FileSection?) throws(SettingsError) -> FixedSpec {

@@ -172,6 +172,25 @@ private func complaint(_ yaml: String) -> String {
   }
 }
 
+@Suite struct SharedPortsTests {
+  @Test func processesAndContainersOfOneHostDoNotShareThem() throws {
+    func file(_ ports: String) -> String {
+      """
+      portRangeStart: 40000
+      portRangeEnd: 40999
+      docker: {owner: a, hosts: {local: {url: 'unix:///s'\(ports)}}}
+      pools: {chrome: {}, boxed: {runtime: docker, image: c}}
+      """
+    }
+    #expect(
+      complaint(file(""))
+        == "docker.hosts.local: its containers and the processes of other pools would share the ports 40000 to 40999; "
+        + "give it its own portRangeStart and portRangeEnd")
+    #expect(complaint(file(", portRangeStart: 41000, portRangeEnd: 41999")) == "no complaint")
+    #expect(complaint(file(", address: 10.0.0.7")) == "no complaint")
+  }
+}
+
 @Suite struct FixedSettingsTests {
   @Test func serversAreInstances() throws {
     let settings = try load(
