@@ -133,16 +133,17 @@ struct AccessLogFileTests {
     #expect(reader >= 0)
     defer { Socket.close(reader) }
     let log = try log(path)
-    // First the pipe, which holds 64 KiB, then the ring behind it.
+    // First the pipe, then the ring behind it, which holds more than is left in the pipe: 64 KiB, or less when pieces do not
+    // fill its pages.
     var sent = 0
     func fill() {
       write(log, sent..<sent + 1_000)
       sent += 1_000
     }
-    try waitUntil("the pipe is full") {
+    try waitUntil("the pipe has bytes") {
       fill()
       var held: Int32 = 0
-      return unsafe ioctl(reader, UInt(FIONREAD), &held) == 0 && held > 60_000
+      return unsafe ioctl(reader, UInt(FIONREAD), &held) == 0 && held > 30_000
     }
     let before = log.dropped
     try waitUntil("the ring is full") {
