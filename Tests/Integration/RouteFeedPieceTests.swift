@@ -157,7 +157,7 @@ struct RouteFeedPieceTests {
     coordinator.notify(.release(session: "s"))
     #expect(coordinator.counters.requests == 7 && coordinator.counters.unavailable == 2)
 
-    file.write("{}")
+    file.write(#"{"routes": {}}"#)
     try coordinator.reload()
     #expect(worker.table?.instances.isEmpty == true && coordinator.table?.pools.isEmpty == true)
     file.write("{")
