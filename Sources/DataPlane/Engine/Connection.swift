@@ -89,13 +89,8 @@ struct Connection {
   var route: Int32 = -1
   /// Clients: their address.
   var address = SocketAddress()
-  /// Clients: their address as text, for the fields that tell instances of them.
-  var addressText = InlineArray<46, UInt8>(repeating: 0)
-  var addressCount: UInt8 = 0
   /// Clients: a listed peer's PROXY header has not come yet.
   var awaitsProxyHeader = false
-  /// Clients: where the header said that its client meant to connect to.
-  var destination: PeerAddress?
   /// Clients: a listed proxy, whose word about its own clients is kept.
   var isTrusted = false
   /// Clients: limits of time of the request's route.

@@ -149,7 +149,8 @@ extension Worker {
     endVisit(fd)
     releaseSession(fd)
     leavePermit(fd)
-    s.jobAnswers[fd] = nil
+    if !s.jobAnswers.isEmpty { s.jobAnswers[fd] = nil }
+    if !s.destinations.isEmpty { s.destinations[fd] = nil }
     if s.slab[fd].isTunnel { s.tunnels -= 1 }
     s.clients -= 1
     release(fd)

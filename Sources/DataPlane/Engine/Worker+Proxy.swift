@@ -39,7 +39,7 @@ extension Worker {
       s.slab[fd].awaitsProxyHeader = false
       if let source = header.source {
         setAddress(fd, SocketAddress(source))
-        s.slab[fd].destination = header.destination
+        s.destinations[fd] = header.destination
       }
       return true
     }
@@ -48,7 +48,6 @@ extension Worker {
   /// Who the client is, by its connection or by the header of a proxy before it.
   func setAddress(_ fd: Int32, _ address: SocketAddress) {
     s.slab[fd].address = address
-    s.slab[fd].addressCount = UInt8(address.writeHost(into: &s.slab[fd].addressText))
     s.slab[fd].isTrusted = s.trustedProxies.holds(address)
   }
 
@@ -60,7 +59,7 @@ extension Worker {
     guard version > 0 else { return 0 }
     // It tells of this client, so that no other one may use the connection.
     s.slab[s.slab[fd].peer].isDirty = true
-    let destination = s.slab[fd].destination ?? PeerAddress(Socket.localAddress(fd))
+    let destination = s.destinations[fd] ?? PeerAddress(Socket.localAddress(fd))
     var output = unsafe MutableSpan(_unsafeStart: s.headOutput, count: s.headOutputCapacity)
     return ProxyProtocol.write(
       version: version, source: PeerAddress(s.slab[fd].address), destination: destination, into: &output) ?? 0

@@ -266,7 +266,9 @@ extension Worker {
     changes.forwarding.trustsPeer = s.slab[fd].isTrusted
     writeRequestID(fd)
     let requestID = unsafe Span<UInt8>(_unsafeStart: s.requestID, count: 32)
-    let client = s.slab[fd].addressText.span.extracting(0..<Int(s.slab[fd].addressCount))
+    var clientOutput = unsafe MutableSpan(_unsafeStart: s.clientText, count: PeerAddress.longestText + 1)
+    let clientCount = PeerAddress(s.slab[fd].address).writeText(into: &clientOutput) ?? 0
+    let client = unsafe Span<UInt8>(_unsafeStart: s.clientText, count: clientCount)
     // Even an empty array has its references counted.
     guard let visit else {
       return s.head.writeRequest(

@@ -74,6 +74,8 @@ struct WorkerConfiguration: Sendable {
   var loads: [String: InstanceLoad] = [:]
   /// Live replicas, as far as known.
   var replicas = 1
+  /// Where PROXY headers said that their clients meant to connect to.
+  var destinations: [Int32: PeerAddress] = [:]
   /// What of new jobs' ids has been read, by client.
   var jobAnswers: [Int32: JobReading] = [:]
   var timers: TimerWheel
@@ -116,6 +118,8 @@ struct WorkerConfiguration: Sendable {
   let cipherOutputCapacity: Int
   let headOutput: UnsafeMutablePointer<UInt8>
   let headOutputCapacity: Int
+  /// The client's address as text, for the request that is being written.
+  let clientText: UnsafeMutablePointer<UInt8>
   /// The id of the request that is being written.
   let requestID: UnsafeMutablePointer<UInt8>
   /// A Set-Cookie value that is being written.
@@ -167,6 +171,8 @@ struct WorkerConfiguration: Sendable {
     headOutputCapacity = limits.http.headBytes + 8_192
     unsafe headOutput = .allocate(capacity: headOutputCapacity)
     unsafe headOutput.initialize(repeating: 0, count: headOutputCapacity)
+    unsafe clientText = .allocate(capacity: PeerAddress.longestText + 1)
+    unsafe clientText.initialize(repeating: 0, count: PeerAddress.longestText + 1)
     unsafe requestID = .allocate(capacity: 32)
     unsafe requestID.initialize(repeating: 0, count: 32)
     unsafe cookieOutput = .allocate(capacity: cookieCapacity)
@@ -180,6 +186,7 @@ struct WorkerConfiguration: Sendable {
     unsafe cipherOutput.deallocate()
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
+    unsafe clientText.deallocate()
     unsafe cookieOutput.deallocate()
     unsafe date.deallocate()
     window?.free()
