@@ -253,21 +253,21 @@ extension Worker {
     return nil
   }
 
-  /// What /instances tells of each instance as this worker sees it.
+  /// What /instances tells of each instance as this worker sees it. Every second, so no name is put together for it.
   func reportInstances() {
-    for instance in s.table.source.instances {
-      guard let place = s.instancePlaces[Self.placeKey(instance)], let handle = s.poolStates[instance.pool] else {
-        continue
+    for pool in 0..<s.table.pools.count {
+      guard let handle = s.table.pools[pool].state else { continue }
+      for member in s.table.membersByPool[pool] {
+        let slot = s.instances[Int(member.place)]
+        guard slot.row != 0, let state = handle.s.balancer.state(of: member.place) else { continue }
+        let isOut = state.circuit != .closed
+        if isOut, !slot.wasOut { s.labels.add(.ejections, instance: slot.row) }
+        s.instances[Int(member.place)].wasOut = isOut
+        s.labels.set(.weightNow, instance: slot.row, state.weight * state.rampPercent * 10)
+        s.labels.set(.responseMicrosecondsNow, instance: slot.row, state.responseMicroseconds)
+        s.labels.set(.keptConnectionsNow, instance: slot.row, Int(slot.idleCount))
+        s.labels.set(.ejectedUntilNow, instance: slot.row, state.ejectedUntil)
       }
-      let slot = s.instances[Int(place)]
-      guard slot.row != 0, let state = handle.s.balancer.state(of: place) else { continue }
-      let isOut = state.circuit != .closed
-      if isOut, !slot.wasOut { s.labels.add(.ejections, instance: slot.row) }
-      s.instances[Int(place)].wasOut = isOut
-      s.labels.set(.weightNow, instance: slot.row, state.weight * state.rampPercent * 10)
-      s.labels.set(.responseMicrosecondsNow, instance: slot.row, state.responseMicroseconds)
-      s.labels.set(.keptConnectionsNow, instance: slot.row, Int(slot.idleCount))
-      s.labels.set(.ejectedUntilNow, instance: slot.row, state.ejectedUntil)
     }
   }
 }
