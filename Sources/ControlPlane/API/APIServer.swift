@@ -26,8 +26,13 @@ package struct APIResponder: HTTPResponder {
   private static let idempotencyReplayed = HTTPFields.Element.Name("Idempotency-Replayed")!
 
   private let handlers: Handlers
+  private let beforeAnswer: @Sendable () async -> Void
 
-  package init(_ handlers: Handlers) { self.handlers = handlers }
+  /// `beforeAnswer`: called when a session was made and before its client hears of it.
+  package init(_ handlers: Handlers, beforeAnswer: @escaping @Sendable () async -> Void = {}) {
+    self.handlers = handlers
+    self.beforeAnswer = beforeAnswer
+  }
 
   package func respond(to request: Request, context: APIContext) async throws -> Response {
     let answer: Answer
@@ -89,6 +94,7 @@ package struct APIResponder: HTTPResponder {
           "the answer could not be delivered", metadata: ["session": "\(Handlers.short(creation.id))"])
         await handlers.cancel(creation)
       }
+      await beforeAnswer()
       return (answer, delivery)
     }
   }
@@ -141,12 +147,15 @@ package struct APIServer: Sendable {
   /// A connection on which nothing happens for so long is closed. Longer than any wait for a slot by default.
   private static let idleSeconds: Int64 = 120
 
-  /// - Parameter onListening: called once, when clients can connect.
+  /// - Parameters:
+  ///   - beforeAnswer: see ``APIResponder/init(_:beforeAnswer:)``.
+  ///   - onListening: called once, when clients can connect.
   package init(
-    _ handlers: Handlers, host: String, port: Int, logger: Logger, onListening: @escaping @Sendable () async -> Void
+    _ handlers: Handlers, host: String, port: Int, logger: Logger,
+    beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
-      responder: APIResponder(handlers),
+      responder: APIResponder(handlers, beforeAnswer: beforeAnswer),
       server: .http1(
         configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
       configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),

@@ -170,7 +170,8 @@ extension Handlers {
     case .pending: throw .sameKeyAtWork
     case .other:
       throw Refusal(
-        422, "Idempotency-Key \"\(key.text)\" was used for a request with another body; use a new key for a new request")
+        422, "Idempotency-Key \"\(key.text)\" was used for a request with another body; use a new key for a new request"
+      )
     case .done(let text):
       guard let json = try? JSON(parsing: text) else { throw Refusal(500, "Redis gave an unexpected answer: \(text)") }
       return Answer(200, json, headers: ["idempotency-replayed": "true"])

@@ -131,7 +131,9 @@ package struct Leases: Sendable {
 
   /// The sessions whose metadata has all these fields, the oldest first. `isComplete` is false when there were more to
   /// look at than ``searchLimit``. Each field must be searchable, see `SessionRecord.isSearchable`.
-  package func find(metadata: [String: String], offset: Int, limit: Int) -> Command<(views: [SessionView], isComplete: Bool)> {
+  package func find(metadata: [String: String], offset: Int, limit: Int) -> Command<
+    (views: [SessionView], isComplete: Bool)
+  > {
     precondition(!metadata.isEmpty && offset >= 0 && limit > 0)
     return keys.call(
       Self.findScript, now: 0,
