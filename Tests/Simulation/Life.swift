@@ -165,7 +165,8 @@ extension Scene {
       if case .int(let waiting) = wire.peek(["ZCARD", wire.keys.waiting(pool: spec.name)]), waiting > 0 {
         return "\(waiting) wait for \(spec.name)"
       }
-      if spec.slots > 0, case .int(let usable) = wire.peek(["ZCARD", wire.keys.slots(pool: spec.name)]), usable < count {
+      if spec.slots > 0, case .int(let usable) = wire.peek(["ZCARD", wire.keys.slots(pool: spec.name)]), usable < count
+      {
         return "\(count - usable) instances of \(spec.name) have served their sessions"
       }
     }

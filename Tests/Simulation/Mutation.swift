@@ -23,8 +23,8 @@ enum Mutation: String, CaseIterable {
   case launchesAreNotCounted
   case minIsIgnored
   case scaleDownFlaps
-  /// A launch that failed before it had a port, while Redis was away, stays in the memory forever. It did, once.
-  case portlessAreKept
+  /// An instance whose removal was begun while Redis was away is put back on record, or stays in the memory forever. It was.
+  case unfinishedAreRestored
   /// An instance is removed while its last record is on its way. It was, once.
   case removalDoesNotWait
 

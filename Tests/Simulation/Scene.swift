@@ -67,7 +67,7 @@ extension SplitMix64 {
   let wasQuiet: Bool
   private(set) var problems: [String] = []
   private(set) var trace: [String] = []
-  private let isTold: Bool
+  let isTold: Bool
   private(set) var isOver = false
   /// Rung whenever Redis has changed.
   var rings = 0

@@ -34,7 +34,7 @@ import State
       guard lifecycle.apply(event), let state = lifecycle.state else { return false }
       record.state = state
       self.reason = reason
-      isUnsaved = true
+      if record.port > 0 { isUnsaved = true }
       return true
     }
   }
@@ -488,13 +488,16 @@ import State
       _ = try? await run(ports.release(port: record.port, owner: id, now: scene.now))
     }
     let isGone = try await scene.runtime.stop(instance: id, by: process)
-    // What is being written of it must not come after its removal.
-    while scene.mutation != .removalDoesNotWait, entry(id, token)?.isSaving == true { try await scene.sleep(5, process) }
     guard let entry = entry(id, token) else { return }
     guard isGone, let fence = current else {
       if isGone { entries[id]?.lost = reason }
       entries[id]?.busy = false
       return
+    }
+    // What is being written of it must not come after its removal.
+    if scene.mutation != .removalDoesNotWait {
+      while self.entry(id, token)?.isSaving == true { try await scene.sleep(5, process) }
+      entries[id]?.isSaving = true
     }
     do {
       try await guarded({ registry.remove(instance: id, reason: reason, fence: $0, now: scene.now) }, as: fence)
@@ -505,6 +508,7 @@ import State
     } catch let error where !(error is Died) {
       if self.entry(id, token) != nil {
         entries[id]?.lost = reason
+        entries[id]?.isSaving = false
         entries[id]?.busy = false
       }
       return
@@ -563,10 +567,7 @@ import State
 
   private func restore(_ id: String) {
     guard let entry = entries[id] else { return }
-    guard entry.record.port > 0 else {
-      if !entry.busy, scene.mutation != .portlessAreKept { forget(id, entry.token) }
-      return
-    }
+    guard entry.record.port > 0, entry.lost == nil || scene.mutation == .unfinishedAreRestored else { return }
     entries[id]?.isUnsaved = true
   }
 
@@ -574,7 +575,14 @@ import State
     let before = entries
     let known = try await registered()
     for id in before.keys.sorted()
-    where !known.contains(id) && before[id]?.isSettled == true && entries[id]?.isSettled == true { restore(id) }
+    where !known.contains(id) && before[id]?.isSettled == true && entries[id]?.isSettled == true {
+      // Its removal was begun and not finished: what is left of it goes too.
+      if let lost = entries[id]?.lost, scene.mutation != .unfinishedAreRestored {
+        end(id, reason: lost)
+      } else {
+        restore(id)
+      }
+    }
     for id in known.subtracting(before.keys).sorted() where entries[id] == nil {
       try await guarded(
         { registry.remove(instance: id, reason: "it is gone", fence: $0, now: scene.now) }, as: fence)

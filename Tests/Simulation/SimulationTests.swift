@@ -27,7 +27,8 @@ import Testing
       await scene.play()
       result.withLock {
         $0 = Result(
-          problems: scene.problems, trace: scene.trace, commands: scene.wire.commands, clients: scene.clients.values.reduce(0, +),
+          problems: scene.problems, trace: scene.trace, commands: scene.wire.commands,
+          clients: scene.clients.values.reduce(0, +),
           served: scene.served)
       }
     }
@@ -62,7 +63,6 @@ import Testing
       failed += 1
       if failed == 3 { break }
     }
-    print(try redis.command("INFO", "commandstats").text ?? "")
     print("simulation: \(count) seeds, \(commands) commands, \(served) of \(clients) clients served")
     #expect(served > clients / 3)
   }

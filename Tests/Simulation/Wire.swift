@@ -63,6 +63,11 @@ import TestSupport
       } else {
         reply = try connection.run(Command(body) { $0 })
       }
+      if scene.isTold, Self.mayChange(body, reply), case .script(let script, _, let arguments) = body {
+        // The shared scripts' own arguments begin with the fifth.
+        let own = arguments.count > 4 ? arguments[4...] : arguments[...]
+        print("  \(scene.now - Scene.start) \(script.name) \(own.filter { $0.utf8.count < 20 }.joined(separator: " "))")
+      }
       if Self.mayChange(body, reply) || commands % 16 == 0 { try checkBooks() }
       return Result { try command.parse(reply) }
     } catch let error as RedisError where error.isFenced {

@@ -58,7 +58,8 @@ struct Managed: Sendable {
     guard lifecycle.apply(event), let state = lifecycle.state else { return false }
     record.state = state
     self.reason = reason
-    isUnsaved = true
+    // One without a port has never been on record.
+    if record.port > 0 { isUnsaved = true }
     return true
   }
 }

@@ -42,6 +42,7 @@ extension Supervisor {
       instances[id]?.busy = false
       return
     }
+    await keepFromSaving(id, token)
     do throws(RedisError) {
       let now = Clock.unixMilliseconds
       try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
@@ -53,6 +54,7 @@ extension Supervisor {
       logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])
       if instances[id]?.token == token {
         instances[id]?.lost = reason
+        instances[id]?.isSaving = false
         instances[id]?.busy = false
       }
       return
@@ -62,6 +64,16 @@ extension Supervisor {
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     forget(id, token)
+  }
+
+  /// From here on nothing of the instance is written any more: what is on its way over another connection would come
+  /// after its removal.
+  private func keepFromSaving(_ id: String, _ token: Int) async {
+    while let entry = instances[id], entry.token == token, entry.isSaving {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 10)
+    }
+    if instances[id]?.token == token { instances[id]?.isSaving = true }
   }
 
   /// Operators' orders that Redis holds.
