@@ -24,6 +24,7 @@ import State
     var launchBegan: Int?
     var isUnsaved = false
     var isSaving = false
+    var removalBegan = false
     var reason: String?
     var nextCheck = 0
 
@@ -476,6 +477,8 @@ import State
     entries[id]?.busy = true
     guard let record = entries[id]?.record else { return }
     scene.tell("\(process.name) ends \(id): \(reason)")
+    // It may be off the record by now, and must not come back.
+    if entry.removalBegan, scene.mutation != .unfinishedAreRestored { entries[id]?.isUnsaved = false }
     scene.spawn {
       try await self.save(id)
       try await self.finish(record, entry.token, reason: reason)
@@ -508,6 +511,7 @@ import State
     } catch let error where !(error is Died) {
       if self.entry(id, token) != nil {
         entries[id]?.lost = reason
+        entries[id]?.removalBegan = true
         entries[id]?.isSaving = false
         entries[id]?.busy = false
       }
@@ -576,9 +580,11 @@ import State
     let known = try await registered()
     for id in before.keys.sorted()
     where !known.contains(id) && before[id]?.isSettled == true && entries[id]?.isSettled == true {
-      // Its removal was begun and not finished: what is left of it goes too.
-      if let lost = entries[id]?.lost, scene.mutation != .unfinishedAreRestored {
-        end(id, reason: lost)
+      // Its end was begun and not finished, or its launch before it had a port: what is left of it goes too.
+      if let entry = entries[id], entry.lost != nil || entry.record.port == 0,
+        scene.mutation != .unfinishedAreRestored
+      {
+        end(id, reason: entry.lost ?? "its launch was given up")
       } else {
         restore(id)
       }

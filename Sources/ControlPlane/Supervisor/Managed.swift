@@ -23,6 +23,8 @@ struct Managed: Sendable {
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
+  /// Its removal from Redis was begun, and it is not known how far it came.
+  var removalBegan = false
   /// Redis does not have `record` yet.
   var isUnsaved = false
   var isSaving = false

@@ -15,6 +15,8 @@ extension Supervisor {
     guard let entry = instances[id], !entry.busy else { return }
     _ = instances[id]?.apply(.stop, reason: reason)
     instances[id]?.busy = true
+    // It may be off the record by now, and must not come back.
+    if entry.removalBegan { instances[id]?.isUnsaved = false }
     guard let record = instances[id]?.record else { return }
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
@@ -54,6 +56,7 @@ extension Supervisor {
       logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])
       if instances[id]?.token == token {
         instances[id]?.lost = reason
+        instances[id]?.removalBegan = true
         instances[id]?.isSaving = false
         instances[id]?.busy = false
       }

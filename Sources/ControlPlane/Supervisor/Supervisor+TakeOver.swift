@@ -152,9 +152,9 @@ extension Supervisor {
     // changed during the question was not asked about.
     for id in before.keys
     where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
-      // Its removal was begun and could not be finished: what is left of it goes too.
-      if let lost = instances[id]?.lost {
-        end(id, reason: lost)
+      // Its end was begun and could not be finished, or its launch before it had a port: what is left of it goes too.
+      if let entry = instances[id], entry.lost != nil || entry.record.port == 0 {
+        end(id, reason: entry.lost ?? "its launch was given up")
         continue
       }
       logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
