@@ -24,7 +24,12 @@ package struct APIResponder: HTTPResponder {
 
   private let handlers: Handlers
 
-  package init(_ handlers: Handlers) { self.handlers = handlers }
+  private let authenticator: Authenticator
+
+  package init(_ handlers: Handlers, _ authenticator: Authenticator) {
+    self.handlers = handlers
+    self.authenticator = authenticator
+  }
 
   package func respond(to request: Request, context: APIContext) async throws -> Response {
     let answer: Answer
@@ -49,7 +54,9 @@ package struct APIResponder: HTTPResponder {
   }
 
   private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> Answer {
-    switch APIRoute.match(method: request.method.rawValue, path: request.uri.path) {
+    let match = APIRoute.match(method: request.method.rawValue, path: request.uri.path)
+    if case .route(let route) = match { try await authenticator.check(route, request) }
+    switch match {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
     case .methodNotAllowed(let methods):
@@ -58,6 +65,7 @@ package struct APIResponder: HTTPResponder {
       refusal.headers["allow"] = methods.joined(separator: ", ")
       throw refusal
     case .route(.createSession): return try await create(request, context)
+    case .route(.createKey): return try await handlers.create(try KeyRequest(body: try await body(of: request)))
     case .route(.changeInstance(let id)):
       return try await handlers.change(id, try InstanceChange(body: try await body(of: request)))
     case .route(let route):
@@ -97,6 +105,7 @@ package struct APIResponder: HTTPResponder {
     // Answers are of the moment, and some hold a session's secret.
     headers[.cacheControl] = "no-store"
     if let value = answer.headers["retry-after"] { headers[.retryAfter] = value }
+    if let value = answer.headers["www-authenticate"] { headers[.wwwAuthenticate] = value }
     if let value = answer.headers["allow"] { headers[.allow] = value }
     let bytes = answer.json.bytes + [UInt8(ascii: "\n")]
     let status = HTTPResponse.Status(code: answer.status)
@@ -117,10 +126,11 @@ package struct APIServer: Sendable {
 
   /// - Parameter onListening: called once, when clients can connect.
   package init(
-    _ handlers: Handlers, host: String, port: Int, logger: Logger, onListening: @escaping @Sendable () async -> Void
+    _ handlers: Handlers, _ authenticator: Authenticator, host: String, port: Int, logger: Logger,
+    onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
-      responder: APIResponder(handlers),
+      responder: APIResponder(handlers, authenticator),
       server: .http1(
         configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
       configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),
