@@ -40,7 +40,10 @@ import Supervisor
   @Option(help: "true or false: whether clients must show a key. [BERTH_REQUIRE_KEYS]") var requireKeys: String?
   @Flag(help: "On SIGTERM drain and stop all instances. [BERTH_STOP_INSTANCES_ON_EXIT]") var stopInstancesOnExit = false
   @Option(help: "How long sessions may finish then. [BERTH_DRAIN_SECONDS]") var drainSeconds: String?
-  @Option(help: "Instances that start at the same time. [BERTH_CONCURRENT_LAUNCHES]") var concurrentLaunches: String?
+  @Option(help: "Instances that start at the same time on a host. [BERTH_CONCURRENT_LAUNCHES]")
+  var concurrentLaunches: String?
+  @Option(help: "Instances that start at the same time on all hosts. [BERTH_TOTAL_CONCURRENT_LAUNCHES]")
+  var totalConcurrentLaunches: String?
 
   /// What was given on the command line, by the names that the settings know.
   private var flags: [String: String] {
@@ -63,6 +66,7 @@ import Supervisor
     if stopInstancesOnExit { flags["--stop-instances-on-exit"] = "true" }
     flags["--drain-seconds"] = drainSeconds
     flags["--concurrent-launches"] = concurrentLaunches
+    flags["--total-concurrent-launches"] = totalConcurrentLaunches
     return flags
   }
 
