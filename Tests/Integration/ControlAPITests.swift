@@ -22,11 +22,7 @@ final class RunningAPI: Sendable {
 
   init(
     _ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200,
-<<<<<<< HEAD
-    keys: [KeyRecord]? = nil
-=======
-    beforeAnswer: @escaping @Sendable () async -> Void = {}
->>>>>>> main
+    keys: [KeyRecord]? = nil, beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) async throws {
     let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
@@ -39,16 +35,12 @@ final class RunningAPI: Sendable {
       ),
       redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()
-<<<<<<< HEAD
     let authenticator = Authenticator(
       isRequired: keys != nil, declared: keys ?? [], redis: client, keys: bench.keys,
       clock: { Clock.unixMilliseconds })
-    let server = APIServer(handlers, authenticator, host: "127.0.0.1", port: port, logger: logger) { told.finish() }
-=======
     let server = APIServer(
-      handlers, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
+      handlers, authenticator, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
       onListening: { told.finish() })
->>>>>>> main
     task = Task {
       try? await server.run()
       told.finish()
@@ -66,22 +58,15 @@ final class RunningAPI: Sendable {
 
   /// One request on a connection of its own, on a thread that may wait.
   func ask(
-<<<<<<< HEAD
-    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json", key: String? = nil
-=======
-    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json",
+    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json", key: String? = nil,
     headers: [String: String] = [:]
->>>>>>> main
   ) async throws -> Reply {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
       let peer = Peer(connectingTo: address)
       var request = "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-<<<<<<< HEAD
       if let key { request += "Authorization: Bearer \(key)\r\n" }
-=======
       for (name, value) in headers { request += "\(name): \(value)\r\n" }
->>>>>>> main
       if let body {
         request += "Content-Length: \(body.utf8.count)\r\n"
         if let type { request += "Content-Type: \(type)\r\n" }
