@@ -85,7 +85,7 @@ final class FeedReplica: Sendable {
 
   init(
     _ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000,
-    jobRetryMilliseconds: Int = 50
+    jobRetryMilliseconds: Int = 50, faults: @escaping @Sendable () -> [WitnessedFaults] = { [] }
   ) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
@@ -93,7 +93,8 @@ final class FeedReplica: Sendable {
     coordinator = try RedisCoordinator(
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] })
+      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] },
+      faults: faults)
     coordinator.start(inboxes: [worker])
   }
 

@@ -52,7 +52,7 @@ package enum Reconciler {
       return nil
     case .unhealthy:
       guard let spec else { return .drain(id: instance.id, reason: "its pool is no longer declared") }
-      if !held && instance.failures >= spec.health.failuresBeforeReplacement {
+      if !held && instance.failures >= spec.health.replacement(isSuspected: instance.isSuspected) {
         return .stop(id: instance.id, reason: "it failed \(instance.failures) health checks in a row")
       }
       return nil
@@ -114,7 +114,8 @@ package enum Reconciler {
       wanted = Swift.max(wanted, 1)
     }
     wanted = Swift.max(wanted, observed.restarts.count)
-    let launches = Swift.min(wanted, room, launchBudget)
+    let launches = observed.history.launches(
+      of: Swift.min(wanted, room, launchBudget), beside: census.starting, by: spec.restart)
     guard launches > 0 else { return }
     guard observed.history.mayLaunch(by: spec.restart, now: now) else {
       decision.lookAgainAt = observed.history.nextLaunchAt(by: spec.restart, now: now)
@@ -134,7 +135,9 @@ private struct Census {
   var usable = 0
   /// Free slots that a client could have now.
   var freeSlots = 0
-  /// Free slots of instances that are starting.
+  /// Those that are starting.
+  var starting = 0
+  /// Their free slots.
   var comingSlots = 0
   /// Ready instances that nobody holds, the youngest first: the oldest stays, its caches are warm.
   var idle: [String] = []
@@ -143,6 +146,7 @@ private struct Census {
 
   mutating func count(_ instance: ObservedInstance, spec: PoolSpec?, leaving: Bool) {
     existing += 1
+    if instance.state == .starting { starting += 1 }
     guard let spec, !leaving, instance.exited == nil, instance.order == nil else { return }
     switch instance.state {
     case .starting:

@@ -30,6 +30,7 @@ final class CommandDesk {
   let targetKeys: Targets
   let balancing: Balancing
   let jobs: Jobs
+  let reports: Reports
 
   var holdings = Holdings()
   /// By pool, in the order in which they came; the queue across replicas is in Redis.
@@ -88,6 +89,7 @@ final class CommandDesk {
     targetKeys = Targets(keys: core.keys)
     balancing = Balancing(keys: core.keys)
     jobs = Jobs(keys: core.keys)
+    reports = Reports(keys: core.keys)
   }
 
   var now: Int { Clock.unixMilliseconds }
@@ -335,7 +337,7 @@ final class CommandDesk {
         Operation(
           .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
         ) { .flag($0) }
-      ] + readings())
+      ] + readings() + (faultReport().map { [$0] } ?? []))
   }
 
   /// Redis did not know this replica: it is new, or was taken for dead and its sessions let go of.

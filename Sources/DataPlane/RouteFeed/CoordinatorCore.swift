@@ -26,6 +26,7 @@ final class CoordinatorCore: Sendable {
   let replica: String
   let log: LogWriter
   let figures: @Sendable () -> [String: String]
+  let faults: @Sendable () -> [WitnessedFaults]
   /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
   let retryMilliseconds: Int
   let jobRetryMilliseconds: Int
@@ -51,7 +52,8 @@ final class CoordinatorCore: Sendable {
 
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
-    retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String]
+    retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String],
+    faults: @escaping @Sendable () -> [WitnessedFaults] = { [] }
   ) throws(RedisError) {
     self.url = url
     self.options = options
@@ -59,6 +61,7 @@ final class CoordinatorCore: Sendable {
     self.replica = replica
     self.log = log
     self.figures = figures
+    self.faults = faults
     self.retryMilliseconds = retryMilliseconds
     self.jobRetryMilliseconds = jobRetryMilliseconds
     mailbox = Mailbox(limit: mailboxLimit)

@@ -85,6 +85,10 @@ package struct PoolRecord: Sendable, Equatable {
   package var ejection = Ejection()
   /// When fewer members than this share would be left, ejection is ignored.
   package var panicPercent = 50
+  /// Failures of an instance within a second after which a replica tells the control plane; 0 = never.
+  package var reportFailures = 1
+  /// Whether statuses of 500 to 599 are such failures.
+  package var reportServerErrors = false
 
   package init(
     name: String, kind: PoolKind, slots: Int, recycleAfterSessions: Int = 0, reservationMilliseconds: Int = 10_000,
@@ -131,6 +135,8 @@ package struct PoolRecord: Sendable, Equatable {
     proxyProtocol = try fields.int("proxyProtocol", in: 0...2, or: 0)
     slowStartMilliseconds = try fields.int("slowStartMilliseconds", in: 0...3_600_000, or: 0)
     panicPercent = try fields.int("panicPercent", in: 0...100, or: 50)
+    reportFailures = try fields.int("reportFailures", in: 0...1_000_000, or: 1)
+    reportServerErrors = try fields.bool("reportServerErrors", or: false)
     if var section = try fields.section("ejection") { ejection = try Ejection(&section) }
   }
 
@@ -146,6 +152,8 @@ package struct PoolRecord: Sendable, Equatable {
     object.set("slowStartMilliseconds", slowStartMilliseconds, unless: 0)
     if ejection != Ejection() { object["ejection"] = .object(ejection.json) }
     object.set("panicPercent", panicPercent, unless: 50)
+    object.set("reportFailures", reportFailures, unless: 1)
+    object.set("reportServerErrors", reportServerErrors, unless: false)
     return .object(object)
   }
 }
@@ -156,6 +164,8 @@ package struct PoolBalancing: Sendable, Equatable {
   package var slowStartMilliseconds = 0
   package var ejection = Ejection()
   package var panicPercent = 50
+  package var reportFailures = 1
+  package var reportServerErrors = false
   package init() {}
 }
 
@@ -168,6 +178,8 @@ extension PoolRecord {
       balancing.slowStartMilliseconds = slowStartMilliseconds
       balancing.ejection = ejection
       balancing.panicPercent = panicPercent
+      balancing.reportFailures = reportFailures
+      balancing.reportServerErrors = reportServerErrors
       return balancing
     }
     set {
@@ -175,6 +187,8 @@ extension PoolRecord {
       slowStartMilliseconds = newValue.slowStartMilliseconds
       ejection = newValue.ejection
       panicPercent = newValue.panicPercent
+      reportFailures = newValue.reportFailures
+      reportServerErrors = newValue.reportServerErrors
     }
   }
 
