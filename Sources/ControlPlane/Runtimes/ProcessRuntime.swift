@@ -210,9 +210,7 @@ package final class ProcessRuntime: Runtime {
 
   package func exit(of record: InstanceRecord) async -> InstanceExit? {
     guard let identity = record.identity else { return InstanceExit() }
-    var exit = await exits.exit(of: identity)
-    exit.log = await lastLines(of: record)
-    return exit
+    return await exits.exit(of: identity)
   }
 
   package func isAlive(_ record: InstanceRecord) -> Bool { record.identity.map(ProcessTable.isAlive) ?? false }

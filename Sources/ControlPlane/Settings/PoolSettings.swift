@@ -81,7 +81,10 @@ extension ControlSettings {
       spec.health.path = value.text
     }
     var record = spec.record
-    try file?.record { (fields: inout Fields) throws(RecordError) in try record.readBalancing(&fields) }
+    try file?.record { (fields: inout Fields) throws(RecordError) in
+      try record.readBalancing(&fields)
+      try record.readReporting(&fields)
+    }
     spec.balancing = record.balancing
     try file?.finish()
     if case .fixed(let servers) = runtime, spec.recycleAfterSessions > 0,

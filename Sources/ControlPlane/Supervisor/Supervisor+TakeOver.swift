@@ -128,7 +128,11 @@ extension Supervisor {
     instances[id]?.isWatched = true
     let record = entry.record
     Task { [runtime] in
-      guard let exit = await runtime.exit(of: record) else { return }
+      guard var exit = await runtime.exit(of: record) else { return }
+      // Before anybody removes what it left. Who ends it by intent is not interested.
+      if exit.log.isEmpty, self.instances[id]?.token == entry.token, self.instances[id]?.busy == false {
+        exit.log = await runtime.lastLines(of: record)
+      }
       self.exited(id, token: entry.token, exit)
     }
   }

@@ -126,6 +126,7 @@ package struct PoolRecord: Sendable, Equatable {
       queueTimeoutMilliseconds: try fields.int("queueTimeoutMilliseconds", in: 0...day, or: 30_000),
       queueLimit: try fields.int("queueLimit", in: 0...1_000_000, or: 1_000))
     try readBalancing(&fields)
+    try readReporting(&fields)
     try fields.finish()
     guard self.name == name else { throw fields.error("name", "says \"\(self.name)\"") }
   }
@@ -135,9 +136,13 @@ package struct PoolRecord: Sendable, Equatable {
     proxyProtocol = try fields.int("proxyProtocol", in: 0...2, or: 0)
     slowStartMilliseconds = try fields.int("slowStartMilliseconds", in: 0...3_600_000, or: 0)
     panicPercent = try fields.int("panicPercent", in: 0...100, or: 50)
+    if var section = try fields.section("ejection") { ejection = try Ejection(&section) }
+  }
+
+  /// The fields that say what replicas tell the control plane; routes files have none.
+  package mutating func readReporting(_ fields: inout Fields) throws(RecordError) {
     reportFailures = try fields.int("reportFailures", in: 0...1_000_000, or: 1)
     reportServerErrors = try fields.bool("reportServerErrors", or: false)
-    if var section = try fields.section("ejection") { ejection = try Ejection(&section) }
   }
 
   package var json: JSON {
