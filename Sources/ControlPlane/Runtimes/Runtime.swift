@@ -104,6 +104,8 @@ package struct LaunchFailure: Error, Equatable, Sendable, CustomStringConvertibl
     case notYet
     /// No engine has room for it now: nothing was started.
     case noRoom
+    /// The hosts that could take it have as many launches under way as they can bear: it waits for one of those to end.
+    case later
     /// The same will most likely happen again.
     case other
   }

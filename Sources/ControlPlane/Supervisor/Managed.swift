@@ -20,6 +20,8 @@ struct Managed: Sendable {
   var order: InstanceOrder?
   /// A client had it at some time: after Redis lost its data it must not be given to another.
   var wasUsed = false
+  /// When this control plane began to launch it.
+  var launchBegan: ContinuousClock.Instant?
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
@@ -73,7 +75,9 @@ struct Managed: Sendable {
 struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
-  var surplusSince: Int?
+  var scaling = ScalingMemory()
+  /// Whether it was said that `max` keeps clients waiting.
+  var isFull = false
 
   /// Since when launches fail, Unix milliseconds.
   var troubleSince = 0

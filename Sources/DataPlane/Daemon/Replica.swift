@@ -117,7 +117,7 @@ final class Replica {
           "clients": sum(.clientsNow), "tunnels": sum(.tunnelsNow), "requests": sum(.requests),
           "address": "\(settings.listen)", "admin": "\(settings.admin)", "pid": String(getpid()),
         ]
-      }, faults: { faults.read() })
+      }, faults: { faults.read() }, traffic: { [labels = engine.labels] in labels.traffic() })
   }
 
   func run() throws {

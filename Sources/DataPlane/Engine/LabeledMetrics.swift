@@ -27,6 +27,8 @@ package enum InstanceCounter: Int, CaseIterable, Sendable {
   case connections, connectMicroseconds, ejections
   /// Of those failures, the ones that are nobody's: a kept connection or a tunnel that ended.
   case blameless
+  /// Attempts at it, tunnels included; counted when they begin.
+  case requests
   case activeNow
   // What a worker sets every second, for /instances. 0 = nothing to tell.
   /// Weight in thousandths, after slow start.
@@ -35,6 +37,14 @@ package enum InstanceCounter: Int, CaseIterable, Sendable {
   case keptConnectionsNow
   /// Monotonic milliseconds until which this worker sends it nothing.
   case ejectedUntilNow
+}
+
+extension InstanceCounter {
+  /// What an instance does that it should not.
+  static let errors: [InstanceCounter] = [
+    .responses5xx, .connectFailures, .connectTimeouts, .firstByteTimeouts, .resets, .earlyCloses, .badResponses,
+    .cutBodies,
+  ]
 }
 
 /// How many names have a row of their own, row 0 not counted. Memory per worker is about 450 bytes a row.

@@ -136,6 +136,7 @@ extension CommandDesk {
         core.end(session, reason: event?.reason ?? Self.noReason)
       }
     case (.beat, .flag(let known)): if !known { wasUnknown() }
+    case (.flushTraffic, _): traffic.ledger.confirmed()
     case (.borrow(let pool, let worker), .block(let block)): lend(block, of: pool, to: worker)
     case (.findJob(let question), .text(let instance)): found(question, instance)
     case (.countReplicas, .count(let count)): tell(replicas: count)
@@ -256,6 +257,8 @@ extension CommandDesk {
     case .borrow, .countReplicas, .readLoads: break
     // Old news by the time that Redis is back.
     case .report(let told): core.count { $0.faultReportsDropped += told }
+    // The ledger keeps it for the next time.
+    case .flushTraffic: break
     }
   }
 

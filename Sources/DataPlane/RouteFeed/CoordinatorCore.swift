@@ -27,6 +27,7 @@ final class CoordinatorCore: Sendable {
   let log: LogWriter
   let figures: @Sendable () -> [String: String]
   let faults: @Sendable () -> [WitnessedFaults]
+  let traffic: @Sendable () -> TrafficReport
   /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
   let retryMilliseconds: Int
   let jobRetryMilliseconds: Int
@@ -37,6 +38,8 @@ final class CoordinatorCore: Sendable {
   struct View {
     /// The table that workers have; nil before the first snapshot.
     var table: RoutingTable?
+    /// The tables that workers were given and may still route by, with their numbers.
+    var given: [(number: Int, table: RoutingTable)] = []
     var sessions: [String: SessionRecord] = [:]
     /// Counts how often the feed lost Redis, and the count for which all that is held here was put into Redis again.
     /// When they are equal, the word of Redis is final; otherwise what it does not know may be alive all the same.
@@ -53,7 +56,8 @@ final class CoordinatorCore: Sendable {
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
     retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String],
-    faults: @escaping @Sendable () -> [WitnessedFaults] = { [] }
+    faults: @escaping @Sendable () -> [WitnessedFaults] = { [] },
+    traffic: @escaping @Sendable () -> TrafficReport
   ) throws(RedisError) {
     self.url = url
     self.options = options
@@ -62,6 +66,7 @@ final class CoordinatorCore: Sendable {
     self.log = log
     self.figures = figures
     self.faults = faults
+    self.traffic = traffic
     self.retryMilliseconds = retryMilliseconds
     self.jobRetryMilliseconds = jobRetryMilliseconds
     mailbox = Mailbox(limit: mailboxLimit)
@@ -127,9 +132,26 @@ final class CoordinatorCore: Sendable {
 
   /// Hands a new table to every worker.
   func publish(_ table: RoutingTable) {
-    withView { $0.table = table }
+    withView { view in
+      view.table = table
+      // Workers that do not take one of them for so long have worse troubles.
+      if view.given.count >= Self.givenLimit { view.given.removeFirst(Self.givenLimit / 2) }
+      view.given.append(((view.given.last?.number ?? 0) + 1, table))
+    }
     count { $0.tables += 1 }
     for inbox in inboxes.withLock({ $0 }) { inbox.replace(table: table) }
+    mailbox.tableChanged()
+  }
+  private static let givenLimit = 1_024
+
+  /// The newest table that all workers route by, and the newest that they were given; nil before they have one.
+  func tablesInForce() -> (inForce: RoutingTable, newest: RoutingTable)? {
+    let taken = workers.map(\.tablesTaken).min() ?? 0
+    return withView { view in
+      while view.given.count > 1, view.given[1].number <= taken { view.given.removeFirst() }
+      guard let first = view.given.first, let last = view.given.last, first.number <= taken else { return nil }
+      return (first.table, last.table)
+    }
   }
 
   // MARK: Counters

@@ -56,6 +56,7 @@ struct Operation {
     case readLoads
     /// Failures of so many instances.
     case report(Int)
+    case flushTraffic
   }
   enum Outcome: Sendable {
     case nothing
