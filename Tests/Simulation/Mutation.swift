@@ -25,8 +25,6 @@ enum Mutation: String, CaseIterable {
   case scaleDownFlaps
   /// An instance whose removal was begun while Redis was away is put back on record, or stays in the memory forever. It was.
   case unfinishedAreRestored
-  /// An instance is removed while its last record is on its way. It was, once.
-  case removalDoesNotWait
 
   /// What it changes in which script.
   var rewriting: [String: (from: String, to: String)] {

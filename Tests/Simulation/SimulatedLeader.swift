@@ -17,6 +17,7 @@ import State
     let token: Int
     var record: InstanceRecord
     var lifecycle: InstanceLifecycle
+    var health = InstanceHealth()
     var busy = false
     var exited: String?
     var lost: String?
@@ -116,7 +117,13 @@ import State
 
   /// A write that only the leader may make.
   private func guarded<R: Sendable>(_ what: (Fence) -> Command<R>, as fence: Fence) async throws -> R {
-    try await scene.wire.run(what(fence), by: process) { _ in
+    // The worst moment for a pause: it has looked whether it leads, and has not yet written.
+    if scene.chance(scene.faults.leaderPauses / 3) {
+      scene.tell("\(process.name) is paused before it writes")
+      process.pausedUntil = scene.now + scene.draw(500...6_000)
+      try await scene.sleep(0, process)
+    }
+    return try await scene.wire.run(what(fence), by: process) { _ in
       if self.scene.leader != "\(fence.token):\(fence.id)" {
         self.scene.problem("a write of \(self.process.name) was taken although \(self.scene.leader ?? "nobody") leads")
       }
@@ -198,7 +205,7 @@ import State
         })
     return (
       zip(members, held).map { Look(entry: $0, leases: $1, freeSlots: figures.freeSlots[$0.record.id]) },
-      scene.mutation == .queueIsNotSeen ? 0 : figures.waiting
+      figures.waiting
     )
   }
 
@@ -215,7 +222,8 @@ import State
     for (spec, members, waiting) in looks {
       let memory = pools[spec.name] ?? Memory()
       let observed = PoolObservation(
-        instances: members.map { observe($0, isRegistered: known.contains($0.entry.record.id)) }, waiting: waiting,
+        instances: members.map { observe($0, isRegistered: known.contains($0.entry.record.id)) },
+        waiting: scene.mutation == .queueIsNotSeen ? 0 : waiting,
         history: scene.mutation == .backoffIsIgnored ? RestartHistory() : memory.history, restarts: memory.restarts,
         memory: memory.scaling)
 
@@ -225,6 +233,7 @@ import State
       pools[spec.name, default: Memory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = Swift.min(lookAgainAt ?? again, again) }
       checkFloor(decision, observed, spec)
+      checkQueue(decision, observed, spec, waiting: waiting)
       for action in decision.actions {
         switch action {
         case .launch(let restart, _): wanted[spec.name, default: []].append(Wanted(restart: restart))
@@ -233,6 +242,7 @@ import State
           scene.tell("\(process.name) drains \(id): \(reason)")
           try await save(id)
         case .stop(let id, let reason):
+          noteStop(of: id)
           if scene.mutation != .nothingIsStopped { end(id, reason: reason) }
         case .remove(let id, let reason): end(id, reason: reason)
         }
@@ -244,6 +254,19 @@ import State
     while let pool = turns.next() {
       guard let spec = scene.spec(of: pool), let next = wanted[pool]?.removeFirst() else { break }
       if !launch(spec, restart: next.restart) { turns.refuse(pool) }
+    }
+  }
+
+  /// What an instance's end says of its pool: it has done what was asked of it, or died of something.
+  private func noteStop(of id: String) {
+    guard let entry = entries[id], !entry.busy, let spec = scene.spec(of: entry.record.pool) else { return }
+    let startedAt = entry.record.startedAt
+    if entry.record.state == .draining, entry.health.failures == 0 {
+      pools[spec.name]?.history.proved(startedAt: startedAt)
+    } else if entry.record.state == .unhealthy, entry.order == nil,
+      scene.now - startedAt < spec.restart.stableAfterMilliseconds
+    {
+      pools[spec.name, default: Memory()].history.failed(.death, now: scene.now)
     }
   }
 
@@ -276,6 +299,18 @@ import State
     if usable - spared.count < spec.min { scene.problem("\(spared) are drained of \(usable), and min is \(spec.min)") }
   }
 
+  /// Nobody waits for nothing: as long as it may, a pool starts something for clients that have neither a free slot nor one
+  /// that is coming.
+  private func checkQueue(_ decision: Decision, _ observed: PoolObservation, _ spec: PoolSpec, waiting: Int) {
+    guard spec.slots > 0, observed.history.failures == 0, launching() < scene.totalLaunches else { return }
+    let free = observed.instances.reduce(0) { $0 + ($1.freeSlots ?? 0) }
+    let coming = observed.instances.count { $0.state == .starting } * spec.slots
+    guard waiting > free + coming, observed.instances.count < spec.max else { return }
+    if !decision.actions.contains(where: { $0.instance == nil }) {
+      scene.problem("\(waiting) wait for \(free) free slots and \(coming) to come, and nothing is started for them")
+    }
+  }
+
   private func observe(_ look: Look, isRegistered: Bool) -> ObservedInstance {
     var entry = look.entry
     let now = entries[entry.record.id]
@@ -287,7 +322,7 @@ import State
     return ObservedInstance(
       id: entry.record.id, state: entry.record.state, generation: entry.record.generation,
       startedAt: entry.record.startedAt, leases: look.leases, freeSlots: look.freeSlots,
-      exited: entry.exited ?? entry.lost, failures: entry.lifecycle.failures, order: entry.order,
+      exited: entry.exited ?? entry.lost, failures: entry.health.failures, order: entry.order,
       busy: !entry.isSettled)
   }
 
@@ -498,10 +533,8 @@ import State
       return
     }
     // What is being written of it must not come after its removal.
-    if scene.mutation != .removalDoesNotWait {
-      while self.entry(id, token)?.isSaving == true { try await scene.sleep(5, process) }
-      entries[id]?.isSaving = true
-    }
+    while self.entry(id, token)?.isSaving == true { try await scene.sleep(5, process) }
+    entries[id]?.isSaving = true
     do {
       try await guarded({ registry.remove(instance: id, reason: reason, fence: $0, now: scene.now) }, as: fence)
       if record.port > 0, scene.mutation != .portIsKept {
@@ -598,6 +631,10 @@ import State
   // MARK: Upkeep
 
   private func keepUp() async throws {
+    for entry in entries.values where entry.record.state == .ready {
+      guard let spec = scene.spec(of: entry.record.pool) else { continue }
+      pools[spec.name]?.history.lives(startedAt: entry.record.startedAt, now: scene.now, by: spec.restart)
+    }
     for spec in scene.pools where spec.slots > 0 && scene.mutation != .sessionsDoNotExpire {
       _ = try await run(leases.endExpired(pool: spec.name, now: scene.now, limit: 100))
     }
@@ -640,7 +677,10 @@ import State
       else { continue }
       entries[id]?.nextCheck = scene.now + spec.health.intervalMilliseconds
       let isWell = scene.runtime.isWell(entry.container)
-      guard let event = entries[id]?.lifecycle.checked(well: isWell, by: spec.health) else { continue }
+      let finding = entries[id]?.health.checked(
+        isWell ? .well(upTo: .http) : .ill(at: .http), by: spec.health, isUnhealthy: entry.record.state == .unhealthy)
+      guard let finding else { continue }
+      let event: InstanceLifecycle.Event = finding == .failed ? .failed : .recovered
       guard entries[id]?.apply(event, reason: isWell ? "it answers again" : "it hangs") == true else { continue }
       scene.tell("\(id) \(event)")
       scene.spawn { try await self.save(id) }
