@@ -158,10 +158,10 @@ import Testing
       keys.slots(pool: "chrome"), keys.leases(pool: "chrome"), keys.waiting(pool: "chrome"),
       keys.waitingExpiry(pool: "chrome"), keys.instanceSessions(instance: "c-1"), keys.counters(instance: "c-1"),
       keys.replica("r-1"), keys.replicaSessions("r-1"), keys.replicas, keys.sessions, keys.instances, keys.changes,
-      keys.events, keys.pools, keys.leader, keys.leaderToken,
+      keys.events, keys.pools, keys.leader, keys.leaderToken, keys.leaderLast,
     ] {
       #expect(keyspace.contains { $0.hasPrefix("\(key) (") }, "\(key)")
     }
-    #expect(keyspace.count == 20, "\(keyspace)")
+    #expect(keyspace.count == 21, "\(keyspace)")
   }
 }

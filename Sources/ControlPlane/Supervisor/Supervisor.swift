@@ -61,6 +61,7 @@ package actor Supervisor {
   /// The term whose takeover is done.
   var termNumber: Int?
   var upkeep = Upkeep()
+  var gate = GateKeeper()
   private var lookAgainAt: Int?
   private var isStopping = false
   private var trouble: String?
@@ -106,15 +107,24 @@ package actor Supervisor {
     lookAgainAt = nil
     guard let term = await lease.current else {
       upkeep.redisWasAway()
-      if await lease.anotherLeads { abandon() }
+      if await lease.anotherLeads {
+        abandon()
+        await removeOwnStrays()
+      }
       return
     }
     do throws(RedisError) {
       // The lease is renewed every second; a Redis that was emptied a moment ago would still be believed otherwise.
-      let leader = try await redis.run(Leadership(keys: keys).current())
-      guard leader == Leader(id: term.fence.id, token: term.fence.token) else {
+      let look = try await redis.run(Leadership(keys: keys).look())
+      guard look.leader == Leader(id: term.fence.id, token: term.fence.token) else {
         upkeep.redisWasAway()
         return
+      }
+      if look.gate != .open, !gate.isWaiting(in: look.redis) {
+        // This is not the Redis that was there, or not with all its data: everything is made sure of anew.
+        termNumber = nil
+        try await redis.run(Leadership(keys: keys).shutGate(fence: term.fence))
+        gate.shut(in: look.redis, knowing: upkeep.replicas)
       }
       if termNumber != term.number {
         try await takeOver(term)
@@ -122,10 +132,11 @@ package actor Supervisor {
         await lease.tookOver()
       }
       try await agreeWithRegistry(term)
+      try await openGate(term, look)
       await saveAll()
-      try await readOrders()
+      try await readOrders(term)
       try await reconcile()
-      try await keepUp()
+      try await keepUp(term)
       if trouble != nil {
         trouble = nil
         logger.notice("the supervisor works again")
@@ -145,6 +156,7 @@ package actor Supervisor {
     pools = [:]
     termNumber = nil
     upkeep = Upkeep()
+    gate = GateKeeper()
   }
 
   // MARK: Reconciling
@@ -172,7 +184,9 @@ package actor Supervisor {
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }, waiting: waiting,
+          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) },
+          // While nobody gets a slot, who waits is no sign that there are too few.
+          waiting: gate.isWaiting ? 0 : waiting,
           history: memory.history, restarts: memory.restarts, surplusSince: memory.surplusSince),
         launchBudget: configuration.concurrentLaunches - launching, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].surplusSince = decision.surplusSince

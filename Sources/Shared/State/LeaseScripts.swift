@@ -68,9 +68,16 @@ extension Leases {
       return call('ZRANK', waiting_key(pool), id) or call('ZCARD', waiting_key(pool))
     end
 
+    -- Whether this is the Redis process in which the leader lets slots be given away: see Leadership.swift.
+    local function is_open()
+      local gate = call('GET', prefix .. 'gate')
+      return not gate or string.find(call('INFO', 'server'), 'run_id:' .. gate, 1, true) ~= nil
+    end
+
     -- The instance whose slot the ticket with this rank may have, or nil: there must be more free slots than waiters
     -- before it. Without a wish it is the instance with most free slots.
     local function choose(pool, wanted, before)
+      if not is_open() then return nil end
       local free, found = 0, call('ZREVRANGEBYSCORE', slots_key(pool), '+inf', 1, 'WITHSCORES', 'LIMIT', 0, before + 1)
       for i = 2, #found, 2 do free = free + tonumber(found[i]) end
       if free <= before then return nil end

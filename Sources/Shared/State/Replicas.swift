@@ -17,6 +17,9 @@ package struct Replicas: Sendable {
   private let keys: Keys
   package init(keys: Keys) { self.keys = keys }
 
+  /// The figure by which a replica says in which Redis process all of its sessions are (again).
+  package static let settledFigure = "settled"
+
   /// Says that the replica lives, with its figures, and which sessions moved bytes. False when the replica was not
   /// known: it is new, or was forgotten meanwhile, and must attach the sessions again whose sockets it still has.
   package func beat(id: String, figures: [String: String], touched: [String], now: Int) -> Command<Bool> {
