@@ -368,4 +368,53 @@ final class AtomicFlag: Sendable {
     get { flag.load(ordering: .acquiring) }
     set { flag.store(newValue, ordering: .releasing) }
   }
+
+  @Test func connectionsToAnInstanceThatDrainsAreClosedAndNoneIsKept() throws {
+    let instance = ScriptedInstance()
+    let engine = try TestEngine(instances: [instance.address])
+    func table(_ state: InstanceState) -> RoutingTable {
+      RoutingTable(
+        pools: [PoolRecord(name: "web", kind: .http, slots: 0)], routes: [RouteRecord(id: "all", pool: "web")],
+        instances: [
+          InstanceRecord(
+            id: "web-0", pool: "web", host: instance.address.host, port: instance.address.port, state: state, slots: 0)
+        ])
+    }
+    let (first, second) = (engine.connect(), engine.connect())
+    func request(_ client: Peer) { client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n") }
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    request(first)
+    let kept = try #require(instance.accept())
+    _ = try #require(kept.receive(upTo: "\r\n\r\n"))
+    kept.send(answer)
+    #expect(first.response()?.body == "ok")
+    request(first)
+    _ = try #require(kept.receive(upTo: "\r\n\r\n"), "it was kept")
+    request(second)
+    let other = try #require(instance.accept())
+    _ = try #require(other.receive(upTo: "\r\n\r\n"))
+    kept.send(answer)
+    #expect(first.response()?.body == "ok")
+
+    // One is idle now, one waits for its answer.
+    let taken = engine.engine.inboxes[0].tablesTaken
+    engine.replace(table(.draining))
+    #expect(kept.ends())
+    #expect(eventually { engine.engine.inboxes[0].tablesTaken == taken + 1 })
+    let traffic = try #require(engine.engine.labels.traffic().instances.first)
+    #expect(traffic == InstanceTraffic(instance: "web-0", pool: "web", requests: 3, errors: 0, active: 1))
+    other.send(answer)
+    #expect(second.response()?.body == "ok")
+    #expect(other.ends(), "it is not kept for another")
+    #expect(engine.engine.labels.traffic().instances.map(\.active) == [0])
+    request(second)
+    #expect(second.response()?.head.hasPrefix("HTTP/1.1 503") == true)
+    engine.replace(table(.ready))
+    let third = engine.connect()
+    request(third)
+    #expect(instance.accept() != nil)
+    #expect(engine.engine.labels.traffic().instances.map(\.requests) == [4])
+    engine.drain()
+    #expect(engine.engine.inboxes[0].tablesTaken == Int.max)
+  }
 }

@@ -109,7 +109,8 @@ struct RouteFeedPieceTests {
     let log = LogWriter(fileDescriptor: unsafe open("/dev/null", O_WRONLY | O_CLOEXEC))
     let core = try CoordinatorCore(
       url: RedisURL(parsing: "unix:/nonexistent"), options: RedisOptions(), keys: Keys(), replica: "r1", log: log,
-      mailboxLimit: 1, retryMilliseconds: 1_000, jobRetryMilliseconds: 50, figures: { [:] })
+      mailboxLimit: 1, retryMilliseconds: 1_000, jobRetryMilliseconds: 50, figures: { [:] },
+      traffic: { TrafficReport() })
     let desk = CommandDesk(core)
     desk.holdings.grant(record("s"), to: TicketKey(worker: 0, ticket: 1))
     core.distrust()

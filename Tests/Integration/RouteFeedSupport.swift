@@ -22,6 +22,8 @@ final class FeedWorker: WorkerInbox {
     var loads: [String: InstanceLoad] = [:]
     var replicas: [Int] = []
     var blocks: [String: [Range<UInt64>]] = [:]
+    /// nil = every table is taken as soon as it comes.
+    var taken: Int?
   }
   private let state = Mutex(State())
 
@@ -41,6 +43,10 @@ final class FeedWorker: WorkerInbox {
   func update(loads: [String: InstanceLoad]) { state.withLock { $0.loads = loads } }
   func update(replicas: Int) { state.withLock { $0.replicas.append(replicas) } }
   func lend(block: Range<UInt64>, pool: String) { state.withLock { $0.blocks[pool, default: []].append(block) } }
+
+  var tablesTaken: Int { state.withLock { $0.taken ?? $0.tables } }
+  /// From now on this many tables are taken and no more.
+  func take(tables: Int?) { state.withLock { $0.taken = tables } }
 
   var table: RoutingTable? { state.withLock { $0.table } }
   var loads: [String: InstanceLoad] { state.withLock { $0.loads } }
@@ -85,7 +91,7 @@ final class FeedReplica: Sendable {
 
   init(
     _ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000,
-    jobRetryMilliseconds: Int = 50
+    jobRetryMilliseconds: Int = 50, traffic: @escaping @Sendable () -> TrafficReport = { TrafficReport() }
   ) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
@@ -93,7 +99,8 @@ final class FeedReplica: Sendable {
     coordinator = try RedisCoordinator(
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
-      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] })
+      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] },
+      traffic: traffic)
     coordinator.start(inboxes: [worker])
   }
 
@@ -155,9 +162,12 @@ final class FeedDeployment {
     let routes = pools.map { RouteRecord(id: $0.name, pool: $0.name, strategy: strategy) }
     try run(registry.declare(pools: pools, routes: routes, fence: fence, now: now))
   }
-  func put(_ id: String, slots: Int = 1, pool: String = "chrome") throws {
+  func put(
+    _ id: String, slots: Int = 1, pool: String = "chrome", state: InstanceState = .ready, generation: Int = 1
+  ) throws {
     let record = InstanceRecord(
-      id: id, pool: pool, host: "127.0.0.1", port: 50_000, slots: slots, browser: "guid-\(id)")
+      id: id, pool: pool, host: "127.0.0.1", port: 50_000, generation: generation, state: state, slots: slots,
+      browser: "guid-\(id)")
     try run(registry.put(instance: record, fence: fence, now: now))
   }
   func remove(_ id: String) throws { try run(registry.remove(instance: id, reason: "test", fence: fence, now: now)) }

@@ -23,9 +23,7 @@ package struct PoolSpec: Sendable, Equatable {
   package var launchTimeoutMilliseconds: Int
   /// How long each polite step of a stop (close, SIGTERM) may take before the next, harder one.
   package var stopGraceMilliseconds: Int
-  /// How long more instances than needed must have been idle before one is stopped, so that a lull does not cost the
-  /// next client a cold start.
-  package var scaleDownAfterMilliseconds: Int
+  package var scaling: ScalingPolicy
   package var health: HealthPolicy
   package var restart: RestartPolicy
   /// How replicas spread requests over the instances.
@@ -35,7 +33,7 @@ package struct PoolSpec: Sendable, Equatable {
     name: String, kind: PoolKind, runtime: RuntimeSpec, slots: Int = 1, min: Int = 1, max: Int = 8, spare: Int = 1,
     recycleAfterSessions: Int = 1, sessions: SessionLimits = SessionLimits(), queue: QueueLimits = QueueLimits(),
     launchTimeoutMilliseconds: Int = 30_000, stopGraceMilliseconds: Int = 5_000,
-    scaleDownAfterMilliseconds: Int = 60_000, health: HealthPolicy = HealthPolicy(),
+    scaling: ScalingPolicy = ScalingPolicy(), health: HealthPolicy = HealthPolicy(),
     restart: RestartPolicy = RestartPolicy()
   ) {
     self.name = name
@@ -50,7 +48,7 @@ package struct PoolSpec: Sendable, Equatable {
     self.queue = queue
     self.launchTimeoutMilliseconds = launchTimeoutMilliseconds
     self.stopGraceMilliseconds = stopGraceMilliseconds
-    self.scaleDownAfterMilliseconds = scaleDownAfterMilliseconds
+    self.scaling = scaling
     self.health = health
     self.restart = restart
   }

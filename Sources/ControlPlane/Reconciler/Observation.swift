@@ -12,6 +12,8 @@ package struct ObservedInstance: Sendable, Equatable {
   package var startedAt: Int
   /// Slots that clients hold.
   package var leases: Int
+  /// Requests and connections that it has now, for pools without slots; nil when nobody has told.
+  package var active: Int?
   /// Free slots when it is a member of the pool's slots, nil when it is not: then no client can get it.
   package var freeSlots: Int?
   /// Why its process has ended; nil while it runs.
@@ -25,7 +27,7 @@ package struct ObservedInstance: Sendable, Equatable {
 
   package init(
     id: String, state: InstanceState, generation: Int = 1, startedAt: Int = 0, leases: Int = 0, freeSlots: Int? = nil,
-    exited: String? = nil, failures: Int = 0, order: InstanceOrder? = nil, busy: Bool = false
+    active: Int? = nil, exited: String? = nil, failures: Int = 0, order: InstanceOrder? = nil, busy: Bool = false
   ) {
     self.id = id
     self.state = state
@@ -33,6 +35,7 @@ package struct ObservedInstance: Sendable, Equatable {
     self.startedAt = startedAt
     self.leases = leases
     self.freeSlots = freeSlots
+    self.active = active
     self.exited = exited
     self.failures = failures
     self.order = order
@@ -71,38 +74,48 @@ package struct PoolObservation: Sendable, Equatable {
   package var waiting: Int
   package var history: RestartHistory
   package var restarts: [Restart]
-  /// Since when there have been more idle instances than wanted, Unix milliseconds; the reconciler keeps it.
-  package var surplusSince: Int?
+  /// What the scaler has kept since the last look.
+  package var memory: ScalingMemory
 
   package init(
     instances: [ObservedInstance] = [], waiting: Int = 0, history: RestartHistory = RestartHistory(),
-    restarts: [Restart] = [], surplusSince: Int? = nil
+    restarts: [Restart] = [], memory: ScalingMemory = ScalingMemory()
   ) {
     self.instances = instances
     self.waiting = waiting
     self.history = history
     self.restarts = restarts
-    self.surplusSince = surplusSince
+    self.memory = memory
   }
 }
 
 /// One thing to do. Reasons go to events and log lines.
 package enum Action: Sendable, Equatable {
   /// Start an instance; nil = a new one, else one that an operator restarted.
-  case launch(Restart?)
+  case launch(Restart?, reason: String)
   /// No more clients for it.
   case drain(id: String, reason: String)
   /// End its process.
   case stop(id: String, reason: String)
   /// Its process is gone: forget it, end its sessions, give back its port and directory.
   case remove(id: String, reason: String)
+
+  /// The instance that this takes out of service; nil for a launch.
+  package var instance: String? {
+    switch self {
+    case .launch: nil
+    case .drain(let id, _), .stop(let id, _), .remove(let id, _): id
+    }
+  }
 }
 
 /// What is to be done about a pool now.
 package struct Decision: Sendable, Equatable {
   package var actions: [Action]
-  /// To be handed in again as ``PoolObservation/surplusSince``.
-  package var surplusSince: Int?
+  /// To be handed in again as ``PoolObservation/memory``.
+  package var memory: ScalingMemory
   /// When to look again although nothing happened, Unix milliseconds.
   package var lookAgainAt: Int?
+
+  mutating func lookAgain(at time: Int) { lookAgainAt = Swift.min(lookAgainAt ?? time, time) }
 }

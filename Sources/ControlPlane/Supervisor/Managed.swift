@@ -65,5 +65,5 @@ struct Managed: Sendable {
 struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
-  var surplusSince: Int?
+  var scaling = ScalingMemory()
 }

@@ -16,7 +16,7 @@ extension Supervisor {
   private static let quarantineMilliseconds = 60_000
 
   /// Begins a launch; returns at once.
-  func launch(_ spec: PoolSpec, restart: Restart?) {
+  func launch(_ spec: PoolSpec, restart: Restart?, reason: String) {
     let place: Place?
     do throws(LaunchFailure) {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
@@ -34,6 +34,7 @@ extension Supervisor {
       startedAt: Clock.unixMilliseconds, labels: labels)
     insert(record)
     instances[id]?.busy = true
+    instances[id]?.reason = reason
     guard let token = instances[id]?.token else { return }
     Task {
       if let port = place?.port {

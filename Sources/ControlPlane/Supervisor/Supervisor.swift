@@ -187,9 +187,9 @@ package actor Supervisor {
           instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) },
           // While nobody gets a slot, who waits is no sign that there are too few.
           waiting: gate.isWaiting ? 0 : waiting,
-          history: memory.history, restarts: memory.restarts, surplusSince: memory.surplusSince),
+          history: memory.history, restarts: memory.restarts, memory: memory.scaling),
         launchBudget: configuration.concurrentLaunches - launching, now: Clock.unixMilliseconds)
-      pools[name, default: PoolMemory()].surplusSince = decision.surplusSince
+      pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
       for action in decision.actions { await perform(action, spec: spec) }
     }
@@ -228,9 +228,9 @@ package actor Supervisor {
 
   private func perform(_ action: Action, spec: PoolSpec?) async {
     switch action {
-    case .launch(let restart):
+    case .launch(let restart, let reason):
       guard let spec, !isStopping else { return }
-      launch(spec, restart: restart)
+      launch(spec, restart: restart, reason: reason)
     case .drain(let id, let reason):
       guard instances[id]?.apply(.drain, reason: reason) == true else { return }
       logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])

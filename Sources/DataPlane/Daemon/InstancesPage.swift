@@ -94,6 +94,7 @@ struct InstancesPage {
       return .object(fields)
     }
     fields["active"] = .int(row[InstanceCounter.activeNow])
+    fields["requests"] = .int(row[InstanceCounter.requests])
     fields["kept_connections"] = .int(sum(.keptConnectionsNow, place))
     let classes: [(InstanceCounter, String)] = [
       (.responses1xx, "1xx"), (.responses2xx, "2xx"), (.responses3xx, "3xx"), (.responses4xx, "4xx"),

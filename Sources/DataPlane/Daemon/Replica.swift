@@ -76,7 +76,7 @@ final class Replica {
       source = file
     } else {
       file = nil
-      source = try Self.redisSource(settings, engine.metrics, log)
+      source = try Self.redisSource(settings, engine, log)
     }
     let phase = Phase()
     self.phase = phase
@@ -102,20 +102,21 @@ final class Replica {
     return ReplicaError(description: "\(text). \(hint)")
   }
 
-  private static func redisSource(_ settings: Settings, _ metrics: [WorkerMetrics], _ log: LogWriter) throws
-    -> RedisCoordinator
-  {
+  private static func redisSource(_ settings: Settings, _ engine: Engine, _ log: LogWriter) throws -> RedisCoordinator {
+    let metrics = engine.metrics
     let url: RedisURL
     do { url = try RedisURL(parsing: settings.redisURL ?? "") } catch {
       throw ReplicaError(description: "--redis-url (REDIS_URL): \(error)")
     }
-    return try RedisCoordinator(url: url, keys: Keys(prefix: settings.keyPrefix), replica: settings.id, log: log) {
-      func sum(_ counter: Counter) -> String { String(metrics.reduce(0) { $0 + Int($1.value(counter)) }) }
-      return [
-        "clients": sum(.clientsNow), "tunnels": sum(.tunnelsNow), "requests": sum(.requests),
-        "address": "\(settings.listen)", "admin": "\(settings.admin)", "pid": String(getpid()),
-      ]
-    }
+    return try RedisCoordinator(
+      url: url, keys: Keys(prefix: settings.keyPrefix), replica: settings.id, log: log,
+      figures: {
+        func sum(_ counter: Counter) -> String { String(metrics.reduce(0) { $0 + Int($1.value(counter)) }) }
+        return [
+          "clients": sum(.clientsNow), "tunnels": sum(.tunnelsNow), "requests": sum(.requests),
+          "address": "\(settings.listen)", "admin": "\(settings.admin)", "pid": String(getpid()),
+        ]
+      }, traffic: { [labels = engine.labels] in labels.traffic() })
   }
 
   func run() throws {

@@ -95,6 +95,8 @@ struct InstanceSlot: BitwiseCopyable {
   /// Requests and tunnels under way from this worker.
   var active: Int32 = 0
   var inTable = false
+  /// It is ready, so that connections are kept for further requests.
+  var keepsConnections = false
   /// Its ejection has been counted.
   var wasOut = false
   var isFree = true

@@ -3,6 +3,7 @@
 // under way. Then its row may go to another name. Names beyond the bound share row 0, `other`, and are not remembered, so
 // memory does not grow with them.
 private import Posix
+package import ProxyMachine
 private import Synchronization
 
 /// The labelled counters of all workers and the names of their rows. An engine owns one.
@@ -123,6 +124,27 @@ package final class LabeledMetrics: Sendable {
       rows.append(Row(name: LabelNames.other, pool: LabelNames.other, row: 0, cells: other))
     }
     return rows
+  }
+
+  /// What was sent to each instance, for the coordinator: with fewer cells to read than ``rows(_:)``.
+  package func traffic() -> TrafficReport {
+    // Under the lock for the same reason.
+    names.withLock { names in
+      let instances = names.entries(.instance).map { row, entry in
+        func sum(_ counters: [InstanceCounter]) -> Int {
+          counters.reduce(0) { total, counter in
+            // Of a row that was another's before, only what came since.
+            let base = entry.baseline.isEmpty ? 0 : entry.baseline[counter.rawValue]
+            let all = workers.reduce(UInt64(0)) { $0 &+ $1.value(counter, instance: row) }
+            return total + Int(truncatingIfNeeded: all &- base)
+          }
+        }
+        return InstanceTraffic(
+          instance: entry.name, pool: entry.pool, requests: sum([.requests]), errors: sum(InstanceCounter.errors),
+          active: sum([.activeNow]))
+      }
+      return TrafficReport(instances: instances, otherActive: Int(truncatingIfNeeded: active(.instance, 0)))
+    }
   }
 
   /// Changes whenever a row gets another name.

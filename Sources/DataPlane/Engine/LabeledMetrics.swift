@@ -25,6 +25,8 @@ package enum InstanceCounter: Int, CaseIterable, Sendable {
   case responses1xx, responses2xx, responses3xx, responses4xx, responses5xx, bytesFromClients, bytesToClients
   case connectFailures, connectTimeouts, firstByteTimeouts, resets, earlyCloses, badResponses, cutBodies
   case connections, connectMicroseconds, ejections
+  /// Attempts at it, tunnels included; counted when they begin.
+  case requests
   case activeNow
   // What a worker sets every second, for /instances. 0 = nothing to tell.
   /// Weight in thousandths, after slow start.
@@ -33,6 +35,14 @@ package enum InstanceCounter: Int, CaseIterable, Sendable {
   case keptConnectionsNow
   /// Monotonic milliseconds until which this worker sends it nothing.
   case ejectedUntilNow
+}
+
+extension InstanceCounter {
+  /// What an instance does that it should not.
+  static let errors: [InstanceCounter] = [
+    .responses5xx, .connectFailures, .connectTimeouts, .firstByteTimeouts, .resets, .earlyCloses, .badResponses,
+    .cutBodies,
+  ]
 }
 
 /// How many names have a row of their own, row 0 not counted. Memory per worker is about 450 bytes a row.

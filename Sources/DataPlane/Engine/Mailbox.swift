@@ -19,6 +19,7 @@ package final class Mailbox: WorkerInbox {
 
   let doorbell = Doorbell()
   private let messages = Mutex<[Message]>([])
+  private let taken = Atomic<Int>(0)
 
   init() {}
   deinit { doorbell.close() }
@@ -30,6 +31,13 @@ package final class Mailbox: WorkerInbox {
   package func update(loads: [String: InstanceLoad]) { post(.loads(loads)) }
   package func update(replicas: Int) { post(.replicas(replicas)) }
   package func lend(block: Range<UInt64>, pool: String) { post(.block(block, pool: pool)) }
+
+  package var tablesTaken: Int { taken.load(ordering: .acquiring) }
+
+  /// The worker's word that the next table is in force, and what it counted by the one before is counted.
+  func tookTable() { taken.add(1, ordering: .releasing) }
+  /// The worker has ended and routes by no table at all.
+  func ended() { taken.store(Int.max, ordering: .releasing) }
 
   func post(_ message: Message) {
     let isFirst = messages.withLock { messages in

@@ -230,7 +230,8 @@ extension Worker {
     s.slab[client].peer = -1
     s.slab[fd].peer = -1
     let usable =
-      reuse && place >= 0 && s.instances[Int(place)].inTable && !s.isDraining && !s.slab[fd].isDirty
+      reuse && place >= 0 && s.instances[Int(place)].inTable && s.instances[Int(place)].keepsConnections
+      && !s.isDraining && !s.slab[fd].isDirty
       && !s.slab[fd].peerEnds && !s.slab[fd].inputEnded && s.slab[fd].outbound.isEmpty && s.slab[fd].inbound.isEmpty
       && Int(s.instances[Int(place)].idleCount) < s.limits.idleInstanceConnections
     guard usable, isQuiet(fd) else { return closeInstance(fd) }

@@ -126,7 +126,8 @@ extension Worker {
     if let pool = s.poolStates[instance.pool] {
       beginTurn(fd, pool.s.balancer.place(ofKey: StableHash.of(instance.id)), pool)
     }
-    let row = s.labelNames.row(instance: instance.id, pool: instance.pool) ?? AccessRecord.noRow
+    // One without a row of its own counts among the others.
+    let row = s.labelNames.row(instance: instance.id, pool: instance.pool) ?? 0
     storyAttempt(fd, instance: row, address)
     s.slab[fd].machine.slotGranted()
     go(fd, visit, browser: instance.browser, to: address)

@@ -57,7 +57,9 @@ extension Worker {
     storyLeavesInstance(fd)
     s.slab[fd].story.instance = instance
     s.slab[fd].story.instanceAddress = address
-    if instance != AccessRecord.noRow { s.labels.add(.activeNow, instance: instance) }
+    guard instance != AccessRecord.noRow else { return }
+    s.labels.add(.requests, instance: instance)
+    s.labels.add(.activeNow, instance: instance)
   }
 
   /// The attempt failed, and another one may follow.

@@ -241,6 +241,7 @@ struct WorkerConfiguration: Sendable {
     }
     closeEverything()
     closePipes()
+    s.mailbox.ended()
   }
 
   /// Generation 0 belongs to listeners and the doorbell: connections start at 1.
@@ -285,7 +286,9 @@ struct WorkerConfiguration: Sendable {
       switch message {
       case .answer(let answer, let ticket): slotAnswered(answer, ticket: ticket)
       case .sessionEnded(let session, _): endSession(session)
-      case .table(let table): replace(table)
+      case .table(let table):
+        replace(table)
+        s.mailbox.tookTable()
       case .loads(let loads):
         s.loads = loads
         applyLoads()
@@ -330,15 +333,18 @@ struct WorkerConfiguration: Sendable {
       s.instances[Int(place)].record = index
       s.instances[Int(place)].key = StableHash.of(instance.id)
       s.instances[Int(place)].row = lease.row(instance: instance.id, pool: instance.pool)
+      s.instances[Int(place)].keepsConnections = instance.state == .ready
       return place
     }
     renumberRoutes(compiled)
     s.table.free()
     s.table = compiled
     updateBalancers()
-    for (key, place) in s.instancePlaces where !s.instances[Int(place)].inTable {
-      closeIdle(instance: place)
-      if s.instances[Int(place)].active == 0 { forget(place, key) }
+    for (key, place) in s.instancePlaces {
+      let slot = s.instances[Int(place)]
+      // One that is on its way out ends its connections at some time, and no request should meet that.
+      if !slot.inTable || !slot.keepsConnections { closeIdle(instance: place) }
+      if !slot.inTable, slot.active == 0 { forget(place, key) }
     }
   }
 

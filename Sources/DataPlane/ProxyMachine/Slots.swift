@@ -107,4 +107,6 @@ package protocol WorkerInbox: AnyObject, Sendable {
   func update(replicas: Int)
   /// Indexes of a pool that nobody else gets.
   func lend(block: Range<UInt64>, pool: String)
+  /// How many of the tables that ``replace(table:)`` brought are taken: no request begins by an older one any more.
+  var tablesTaken: Int { get }
 }

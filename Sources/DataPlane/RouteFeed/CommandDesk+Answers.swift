@@ -136,6 +136,7 @@ extension CommandDesk {
         core.end(session, reason: event?.reason ?? Self.noReason)
       }
     case (.beat, .flag(let known)): if !known { wasUnknown() }
+    case (.flushTraffic, _): traffic.ledger.confirmed()
     case (.borrow(let pool, let worker), .block(let block)): lend(block, of: pool, to: worker)
     case (.findJob(let question), .text(let instance)): found(question, instance)
     case (.countReplicas, .count(let count)): tell(replicas: count)
@@ -249,6 +250,8 @@ extension CommandDesk {
     case .findJob(let question): answer(question, .unavailable)
     // Workers go on with what they have.
     case .borrow, .countReplicas, .readLoads: break
+    // The ledger keeps it for the next time.
+    case .flushTraffic: break
     }
   }
 

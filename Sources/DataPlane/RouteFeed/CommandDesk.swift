@@ -30,6 +30,7 @@ final class CommandDesk {
   let targetKeys: Targets
   let balancing: Balancing
   let jobs: Jobs
+  let trafficKeys: Traffic
 
   var holdings = Holdings()
   /// By pool, in the order in which they came; the queue across replicas is in Redis.
@@ -50,6 +51,7 @@ final class CommandDesk {
   var owed = Owed()
   /// What workers were told last.
   var told = Told()
+  var traffic = TrafficState()
 
   private var connection: RedisConnection? {
     didSet { core.count { [isConnected = connection != nil] in $0.connected = isConnected } }
@@ -90,6 +92,7 @@ final class CommandDesk {
     targetKeys = Targets(keys: core.keys)
     balancing = Balancing(keys: core.keys)
     jobs = Jobs(keys: core.keys)
+    trafficKeys = Traffic(keys: core.keys)
   }
 
   var now: Int { Clock.unixMilliseconds }
@@ -105,6 +108,7 @@ final class CommandDesk {
       expireWaiters()
       askForJobsAgain()
       if monotonic >= nextBeat { beat() }
+      if monotonic >= traffic.due || batch.hasNewTable { reportTraffic() }
       if monotonic - lastRetry >= core.retryMilliseconds { retryAll() }
       payDebts()
       core.count {
@@ -116,7 +120,7 @@ final class CommandDesk {
 
   /// How long there is nothing to do.
   private func pause() -> Int {
-    var due = min(nextBeat, askAgain.first?.at ?? Int.max)
+    var due = min(nextBeat, traffic.due, askAgain.first?.at ?? Int.max)
     for queue in waiters.values { for waiter in queue { due = min(due, waiter.deadline) } }
     return max(0, due - monotonic)
   }
@@ -347,6 +351,7 @@ final class CommandDesk {
   func wasUnknown() {
     if hasBeaten { owed.reattach = true }
     hasBeaten = true
+    tellAllTraffic()
   }
 
   // MARK: Redis
@@ -477,6 +482,8 @@ final class CommandDesk {
     waiters = [:]
     poolOfWaiter = [:]
     perform(waiting.flatMap(withdraw))
+    traffic.nextBeat = 0
+    reportTraffic()
     guard connect(), let connection else { return }
     do throws(RedisError) {
       try connection.run(replicas.forget(id: core.replica, now: now))

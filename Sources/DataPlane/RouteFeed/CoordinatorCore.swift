@@ -26,6 +26,7 @@ final class CoordinatorCore: Sendable {
   let replica: String
   let log: LogWriter
   let figures: @Sendable () -> [String: String]
+  let traffic: @Sendable () -> TrafficReport
   /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
   let retryMilliseconds: Int
   let jobRetryMilliseconds: Int
@@ -36,6 +37,8 @@ final class CoordinatorCore: Sendable {
   struct View {
     /// The table that workers have; nil before the first snapshot.
     var table: RoutingTable?
+    /// The tables that workers were given and may still route by, with their numbers.
+    var given: [(number: Int, table: RoutingTable)] = []
     var sessions: [String: SessionRecord] = [:]
     /// Counts how often the feed lost Redis, and the count for which all that is held here was put into Redis again.
     /// When they are equal, the word of Redis is final; otherwise what it does not know may be alive all the same.
@@ -51,7 +54,8 @@ final class CoordinatorCore: Sendable {
 
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
-    retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String]
+    retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String],
+    traffic: @escaping @Sendable () -> TrafficReport
   ) throws(RedisError) {
     self.url = url
     self.options = options
@@ -59,6 +63,7 @@ final class CoordinatorCore: Sendable {
     self.replica = replica
     self.log = log
     self.figures = figures
+    self.traffic = traffic
     self.retryMilliseconds = retryMilliseconds
     self.jobRetryMilliseconds = jobRetryMilliseconds
     mailbox = Mailbox(limit: mailboxLimit)
@@ -124,9 +129,26 @@ final class CoordinatorCore: Sendable {
 
   /// Hands a new table to every worker.
   func publish(_ table: RoutingTable) {
-    withView { $0.table = table }
+    withView { view in
+      view.table = table
+      // Workers that do not take one of them for so long have worse troubles.
+      if view.given.count >= Self.givenLimit { view.given.removeFirst(Self.givenLimit / 2) }
+      view.given.append(((view.given.last?.number ?? 0) + 1, table))
+    }
     count { $0.tables += 1 }
     for inbox in inboxes.withLock({ $0 }) { inbox.replace(table: table) }
+    mailbox.tableChanged()
+  }
+  private static let givenLimit = 1_024
+
+  /// The newest table that all workers route by, and the newest that they were given; nil before they have one.
+  func tablesInForce() -> (inForce: RoutingTable, newest: RoutingTable)? {
+    let taken = workers.map(\.tablesTaken).min() ?? 0
+    return withView { view in
+      while view.given.count > 1, view.given[1].number <= taken { view.given.removeFirst() }
+      guard let first = view.given.first, let last = view.given.last, first.number <= taken else { return nil }
+      return (first.table, last.table)
+    }
   }
 
   // MARK: Counters

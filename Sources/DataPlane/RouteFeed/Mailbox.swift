@@ -30,13 +30,17 @@ final class Mailbox: Sendable {
     var jobs = 0
     var active: Set<String> = []
     var wakes: Set<String> = []
+    var hasNewTable = false
     var stopping = false
+    var isIdle: Bool { errands.isEmpty && wakes.isEmpty && !hasNewTable && !stopping }
   }
   struct Batch {
     var errands: [Errand] = []
     var wakes: Set<String> = []
     /// Sessions that moved bytes since the batch before.
     var active: Set<String> = []
+    /// Workers were given another table.
+    var hasNewTable = false
     var stopping = false
   }
   private let state = Mutex(State())
@@ -98,6 +102,13 @@ final class Mailbox: Sendable {
     _ = append { state in state.wakes.insert(pool).inserted }
   }
 
+  func tableChanged() {
+    _ = append { state in
+      defer { state.hasNewTable = true }
+      return !state.hasNewTable
+    }
+  }
+
   func stop() {
     _ = append { state in
       state.stopping = true
@@ -107,7 +118,7 @@ final class Mailbox: Sendable {
 
   private func append(_ body: (inout State) -> Bool) -> Bool {
     let (result, ring) = state.withLock { state in
-      let wasIdle = state.errands.isEmpty && state.wakes.isEmpty && !state.stopping
+      let wasIdle = state.isIdle
       let result = body(&state)
       return (result, result && wasIdle)
     }
@@ -117,7 +128,7 @@ final class Mailbox: Sendable {
 
   /// What has come, waiting no longer than so many milliseconds for it.
   func take(waitingMilliseconds: Int) -> Batch {
-    let idle = state.withLock { $0.errands.isEmpty && $0.wakes.isEmpty && !$0.stopping }
+    let idle = state.withLock { $0.isIdle }
     if idle && waitingMilliseconds > 0 { doorbell.wait(milliseconds: waitingMilliseconds) }
     doorbell.silence()
     return state.withLock { state in
@@ -127,8 +138,11 @@ final class Mailbox: Sendable {
         state.jobs = 0
         state.wakes = []
         state.active = []
+        state.hasNewTable = false
       }
-      return Batch(errands: state.errands, wakes: state.wakes, active: state.active, stopping: state.stopping)
+      return Batch(
+        errands: state.errands, wakes: state.wakes, active: state.active, hasNewTable: state.hasNewTable,
+        stopping: state.stopping)
     }
   }
 }

@@ -54,6 +54,7 @@ struct Operation {
     case findJob(JobQuestion)
     case countReplicas
     case readLoads
+    case flushTraffic
   }
   enum Outcome: Sendable {
     case nothing

@@ -26,6 +26,7 @@ package final class RedisCoordinator: RouteSource {
 
   /// - `replica`: the id of this process in Redis; unique in the deployment.
   /// - `figures`: what the heartbeat tells beside the coordinator's own figures; called once a second from a thread of it.
+  /// - `traffic`: what workers have sent to instances; called at least once a second, from the same thread.
   /// - `retryMilliseconds`: how often who waits asks again without being woken; at most 2,000, or Redis takes it for dead.
   /// - `jobRetryMilliseconds`: after which Redis is asked once more about a job that it does not know.
   /// - `mailboxLimit`: requests that may wait for the coordinator; the next one is refused as unavailable.
@@ -33,11 +34,13 @@ package final class RedisCoordinator: RouteSource {
     url: RedisURL, keys: Keys, replica: String, log: LogWriter,
     options: RedisOptions = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
     mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000, jobRetryMilliseconds: Int = 50,
-    figures: @escaping @Sendable () -> [String: String] = { [:] }
+    figures: @escaping @Sendable () -> [String: String] = { [:] },
+    traffic: @escaping @Sendable () -> TrafficReport = { TrafficReport() }
   ) throws(RedisError) {
     core = try CoordinatorCore(
       url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit,
-      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: figures)
+      retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: figures,
+      traffic: traffic)
   }
 
   package func start(inboxes: [any WorkerInbox]) {

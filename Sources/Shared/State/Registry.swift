@@ -18,7 +18,7 @@ package struct Registry: Sendable {
   }
 
   /// Adds or changes an instance. A ready one gets its free slots, unless it has had all the sessions that its pool
-  /// allows; others have none. A new generation ends the sessions of the one before and starts its count of uses.
+  /// allows; others have none. A new generation ends the sessions of the one before and starts its counts anew.
   /// With a reason, a changed state is recorded as the event `instance.<state>`.
   package func put(instance: InstanceRecord, reason: String? = nil, fence: Fence, now: Int) -> Command<Void> {
     keys.call(
@@ -132,7 +132,7 @@ extension Registry {
         end
         if old and tonumber(old.generation) ~= generation then
           empty(id, 'instance restarted')
-          call('HDEL', counters_key(id), 'sessions')
+          call('DEL', counters_key(id))
         end
         change('instance', id, json)
         if ARGV[11] == '1' and (not old or old.state ~= state or tonumber(old.generation) ~= generation) then

@@ -88,6 +88,7 @@ extension Replicas {
     end
     call('DEL', replica_sessions_key(id), replica_key(id))
     call('ZREM', replicas_key, id)
+    for _, instance in ipairs(call('HKEYS', instances_key)) do call('HDEL', counters_key(instance), 'replica:' .. id) end
     return sessions
     """#)
 }

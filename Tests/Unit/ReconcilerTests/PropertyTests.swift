@@ -30,14 +30,14 @@ private struct World {
   var now = 1_000_000
   var history = RestartHistory()
   var restarts: [Restart] = []
-  var surplusSince: Int?
+  var memory = ScalingMemory()
   var made = 0
   let budget: Int
 
   func observation() -> PoolObservation {
     PoolObservation(
       instances: instances.values.map(\.observed).sorted { $0.id < $1.id }, waiting: waiting, history: history,
-      restarts: restarts, surplusSince: surplusSince)
+      restarts: restarts, memory: memory)
   }
 
   var launching: Int { instances.values.count { $0.observed.state == .starting && $0.observed.busy } }
@@ -49,7 +49,7 @@ private struct World {
     var touched: Set<String> = []
     for action in decision.actions {
       switch action {
-      case .launch(let restart):
+      case .launch(let restart, _):
         made += 1
         let id = restart?.id ?? "i\(made)"
         restarts.removeAll { $0.id == id }
@@ -77,7 +77,7 @@ private struct World {
         forget(id)
       }
     }
-    surplusSince = decision.surplusSince
+    memory = decision.memory
     #expect(instances.count <= spec.max, "seed \(seed): more instances than max")
     #expect(launching <= budget, "seed \(seed): more launches at once than allowed")
     return decision.actions
@@ -198,7 +198,7 @@ private struct World {
     while quiet < 3 && rounds < 400 {
       world.calm()
       // Past the delay of a scale-down or a crash loop, so that nothing but work that is left keeps it busy.
-      if world.surplusSince != nil { world.now += spec.scaleDownAfterMilliseconds }
+      if world.memory.surplusSince != nil { world.now += spec.scaling.downAfterMilliseconds }
       if !world.history.mayLaunch(by: spec.restart, now: world.now) { world.now += spec.restart.maximumMilliseconds }
       quiet = world.reconcile(seed).isEmpty ? quiet + 1 : 0
       rounds += 1

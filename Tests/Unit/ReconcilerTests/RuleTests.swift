@@ -12,23 +12,33 @@ func pool(_ change: (inout PoolSpec) -> Void = { _ in }) -> PoolSpec {
 
 private func decide(
   _ spec: PoolSpec?, _ instances: [ObservedInstance], waiting: Int = 0, budget: Int = 100, now: Int = 1_000_000,
-  history: RestartHistory = RestartHistory(), restarts: [Restart] = [], surplusSince: Int? = nil
+  history: RestartHistory = RestartHistory(), restarts: [Restart] = [], memory: ScalingMemory = ScalingMemory()
 ) -> Decision {
   Reconciler.decide(
     spec: spec,
     observed: PoolObservation(
-      instances: instances, waiting: waiting, history: history, restarts: restarts, surplusSince: surplusSince),
+      instances: instances, waiting: waiting, history: history, restarts: restarts, memory: memory),
     launchBudget: budget, now: now)
 }
 
 private func decide(
   _ instances: [ObservedInstance], waiting: Int = 0, budget: Int = 100, now: Int = 1_000_000,
-  history: RestartHistory = RestartHistory(), restarts: [Restart] = [], surplusSince: Int? = nil
+  history: RestartHistory = RestartHistory(), restarts: [Restart] = [], memory: ScalingMemory = ScalingMemory()
 ) -> Decision {
   decide(
     pool(), instances, waiting: waiting, budget: budget, now: now, history: history, restarts: restarts,
-    surplusSince: surplusSince)
+    memory: memory)
 }
+
+private func surplus(since: Int) -> ScalingMemory {
+  var memory = ScalingMemory()
+  memory.surplusSince = since
+  return memory
+}
+
+private let tooFew = Action.launch(nil, reason: "the pool has fewer than min instances")
+private let noSpare = Action.launch(nil, reason: "too few slots are free")
+private let clientsWait = Action.launch(nil, reason: "clients wait for a slot")
 
 private func ready(_ id: String, leases: Int = 0, free: Int? = 1, startedAt: Int = 0) -> ObservedInstance {
   ObservedInstance(id: id, state: .ready, startedAt: startedAt, leases: leases, freeSlots: free)
@@ -43,7 +53,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
           $0.min = 3
           $0.spare = 0
         }, []
-      ).actions == [.launch(nil), .launch(nil), .launch(nil)])
+      ).actions == [tooFew, tooFew, tooFew])
     #expect(
       decide(
         pool {
@@ -54,29 +64,29 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
   }
 
   @Test func aSpareSlotIsKeptFree() {
-    #expect(decide([ready("a", leases: 1, free: 0)]).actions == [.launch(nil)])
+    #expect(decide([ready("a", leases: 1, free: 0)]).actions == [noSpare])
     #expect(decide([ready("a", leases: 1, free: 0), ready("b")]).actions == [])
     #expect(decide([ready("a", leases: 1, free: 0), starting("b")]).actions == [])
   }
 
   @Test func waitingClientsAreWantedSlots() {
-    #expect(decide([ready("a", leases: 1, free: 0)], waiting: 2).actions == [.launch(nil), .launch(nil), .launch(nil)])
+    #expect(decide([ready("a", leases: 1, free: 0)], waiting: 2).actions == [clientsWait, clientsWait, noSpare])
     #expect(
-      decide([ready("a", leases: 1, free: 0), starting("b"), starting("c")], waiting: 2).actions == [.launch(nil)])
+      decide([ready("a", leases: 1, free: 0), starting("b"), starting("c")], waiting: 2).actions == [noSpare])
     #expect(
       decide(pool { $0.slots = 4 }, [ready("a", leases: 4, free: 0)], waiting: 4).actions == [
-        .launch(nil), .launch(nil),
+        clientsWait, noSpare,
       ])
   }
 
   @Test func maxCountsAllThatTakesRoom() {
     let instances = [ready("a", leases: 1, free: 0), ObservedInstance(id: "b", state: .stopping, busy: true)]
     #expect(decide(pool { $0.max = 2 }, instances, waiting: 9).actions == [])
-    #expect(decide(pool { $0.max = 3 }, instances, waiting: 9).actions == [.launch(nil)])
+    #expect(decide(pool { $0.max = 3 }, instances, waiting: 9).actions == [clientsWait])
   }
 
   @Test func launchesAtOnceAreCapped() {
-    #expect(decide(pool { $0.min = 5 }, [], budget: 2).actions == [.launch(nil), .launch(nil)])
+    #expect(decide(pool { $0.min = 5 }, [], budget: 2).actions == [tooFew, tooFew])
     #expect(decide(pool { $0.min = 5 }, [], budget: 0).actions == [])
   }
 
@@ -86,7 +96,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     let decision = decide([], now: 1_000_100, history: history)
     #expect(decision.actions == [])
     #expect(decision.lookAgainAt == 1_000_500)
-    #expect(decide([], now: 1_000_500, history: history).actions == [.launch(nil)])
+    #expect(decide([], now: 1_000_500, history: history).actions == [tooFew])
   }
 
   @Test func sharedPoolsWithoutSlotsKeepTheirMinimum() {
@@ -95,7 +105,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
       $0.recycleAfterSessions = 0
       $0.min = 2
     }
-    #expect(decide(web, [ready("a", free: nil)]).actions == [.launch(nil)])
+    #expect(decide(web, [ready("a", free: nil)]).actions == [tooFew])
     #expect(decide(web, [ready("a", free: nil), ready("b", free: 0)]).actions == [])
   }
 }
@@ -105,7 +115,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     #expect(
       decide([ready("a", free: nil), ready("b")]).actions == [.drain(id: "a", reason: "its 1 sessions are over")])
     #expect(decide([ready("a", leases: 1, free: nil), ready("b")]).actions == [])
-    #expect(decide([ready("a", leases: 1, free: nil)]).actions == [.launch(nil)])
+    #expect(decide([ready("a", leases: 1, free: nil)]).actions == [noSpare])
   }
 
   @Test func whatHasExitedIsRemovedAndReplaced() {
@@ -113,7 +123,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     dead.exited = "killed by signal 9"
     #expect(
       decide([dead, ready("b", leases: 1, free: 0)]).actions == [
-        .remove(id: "a", reason: "killed by signal 9"), .launch(nil),
+        .remove(id: "a", reason: "killed by signal 9"), noSpare,
       ])
   }
 
@@ -131,7 +141,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     #expect(decide([sick, ready("b")]).actions == [])
     sick = ObservedInstance(id: "a", state: .unhealthy, failures: 5)
     #expect(decide([sick, ready("b")]).actions == [])
-    #expect(decide([sick]).actions == [.launch(nil)])
+    #expect(decide([sick]).actions == [tooFew])
   }
 
   @Test func whatADeadLeaderLeftHalfDoneIsFinished() {
@@ -145,7 +155,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     for state in InstanceState.allCases {
       let busy = ObservedInstance(
         id: "a", state: state, exited: "x", failures: 99, order: InstanceOrder(.stop, force: true), busy: true)
-      #expect(!decide([busy, ready("b")]).actions.contains { $0 != .launch(nil) }, "\(state)")
+      #expect(!decide([busy, ready("b")]).actions.contains { $0.instance != nil }, "\(state)")
     }
   }
 }
@@ -163,7 +173,7 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
 
   @Test func aRestartedInstanceComesBackUnderItsNameEvenWhenNothingIsMissing() {
     let again = Restart(id: "a", generation: 2)
-    #expect(decide([ready("b")], restarts: [again]).actions == [.launch(again)])
+    #expect(decide([ready("b")], restarts: [again]).actions == [.launch(again, reason: "restart was asked for")])
     #expect(decide(pool { $0.max = 1 }, [ready("b")], restarts: [again]).actions == [])
   }
 
@@ -182,31 +192,33 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     let instances = [ready("old", startedAt: 1), ready("new", startedAt: 3), ready("mid", startedAt: 2)]
     let first = decide(instances, now: 1_000_000)
     #expect(first.actions == [])
-    #expect(first.surplusSince == 1_000_000)
+    #expect(first.memory.surplusSince == 1_000_000)
     #expect(first.lookAgainAt == 1_060_000)
-    #expect(decide(instances, now: 1_059_999, surplusSince: 1_000_000).actions == [])
+    #expect(decide(instances, now: 1_059_999, memory: surplus(since: 1_000_000)).actions == [])
     #expect(
-      decide(instances, now: 1_060_000, surplusSince: 1_000_000).actions
+      decide(instances, now: 1_060_000, memory: surplus(since: 1_000_000)).actions
         == [.drain(id: "new", reason: reason), .drain(id: "mid", reason: reason)])
   }
 
   @Test func demandEndsTheWait() {
-    let decision = decide([ready("a"), ready("b")], waiting: 1, now: 1_050_000, surplusSince: 1_000_000)
+    let decision = decide([ready("a"), ready("b")], waiting: 1, now: 1_050_000, memory: surplus(since: 1_000_000))
     #expect(decision.actions == [])
-    #expect(decision.surplusSince == nil)
+    #expect(decision.memory.surplusSince == nil)
   }
 
   @Test func theMinimumAndTheSpareStay() {
     let late = 2_000_000
-    #expect(decide(pool { $0.min = 2 }, [ready("a"), ready("b")], now: late, surplusSince: 1).actions == [])
-    #expect(decide(pool { $0.spare = 2 }, [ready("a"), ready("b")], now: late, surplusSince: 1).actions == [])
+    #expect(decide(pool { $0.min = 2 }, [ready("a"), ready("b")], now: late, memory: surplus(since: 1)).actions == [])
+    #expect(
+      decide(pool { $0.spare = 2 }, [ready("a"), ready("b")], now: late, memory: surplus(since: 1)).actions == [])
     let shared = pool {
       $0.slots = 4
       $0.recycleAfterSessions = 0
       $0.spare = 4
     }
     #expect(
-      decide(shared, [ready("a", leases: 2, free: 2), ready("b", free: 4)], now: late, surplusSince: 1).actions == [])
+      decide(shared, [ready("a", leases: 2, free: 2), ready("b", free: 4)], now: late, memory: surplus(since: 1))
+        .actions == [])
   }
 
   @Test func aLoweredMaximumDrainsIdleOnesFirstAndTheRestPolitely() {

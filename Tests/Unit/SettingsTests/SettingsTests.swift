@@ -233,7 +233,7 @@ private func complaint(
       sessions: SessionLimits(
         hardMilliseconds: 50_000, idleMilliseconds: 40_000, reservationMilliseconds: 300, graceMilliseconds: 20),
       queue: QueueLimits(timeoutMilliseconds: 11, limit: 12), launchTimeoutMilliseconds: 1_300,
-      stopGraceMilliseconds: 14, scaleDownAfterMilliseconds: 15,
+      stopGraceMilliseconds: 14, scaling: ScalingPolicy(downAfterMilliseconds: 15),
       health: HealthPolicy(
         intervalMilliseconds: 160, timeoutMilliseconds: 17, failures: 18, successes: 19, failuresBeforeReplacement: 20,
         path: "/up"),
