@@ -18,6 +18,8 @@ struct Managed: Sendable {
   var order: InstanceOrder?
   /// A client had it at some time: after Redis lost its data it must not be given to another.
   var wasUsed = false
+  /// When this control plane began to launch it.
+  var launchBegan: ContinuousClock.Instant?
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
@@ -66,4 +68,6 @@ struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
   var scaling = ScalingMemory()
+  /// Whether it was said that `max` keeps clients waiting.
+  var isFull = false
 }
