@@ -77,6 +77,18 @@ import Testing
     #expect(try connection.run(world.leases.figures(pool: "chrome", now: world.now)).freeSlots == ["c-1": 0])
   }
 
+  @Test func aReplicaSaysWhatItHoldsAndRedisBelievesInNothingElse() throws {
+    let world = try World()
+    for id in ["c-1", "c-2", "c-3"] { try world.put(world.instance(id)) }
+    for id in ["kept", "gone"] { _ = try world.acquire(id, holder: "r-1") }
+    _ = try world.acquire("another's", holder: "r-2")
+    let gone = try world.connection.run(world.replicas.settle(id: "r-1", holding: ["kept", "unknown"], now: world.now))
+    #expect(gone == ["gone"])
+    #expect(try world.connection.run(world.leases.get(session: "gone")) == nil)
+    for id in ["kept", "another's"] { #expect(try world.connection.run(world.leases.get(session: id)) != nil) }
+    #expect(try world.connection.run(world.replicas.settle(id: "r-1", holding: ["kept"], now: world.now)).isEmpty)
+  }
+
   @Test func onlyTheLeaderMovesTheGate() throws {
     let world = try World()
     let other = Fence(token: 1, id: "control-2")

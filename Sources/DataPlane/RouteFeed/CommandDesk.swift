@@ -397,6 +397,9 @@ final class CommandDesk {
       operations = holdings.sessions.map { reattach($0, losses: word.losses) }
     }
     perform(operations)
+    perform([
+      Operation(.settle, replicas.settle(id: core.replica, holding: holdings.sessions, now: now)) { _ in .nothing }
+    ])
     guard let connection, !owed.reattach else {
       // Redis is away again; a newer word of the feed may come first.
       owed.reconcile = owed.reconcile ?? word

@@ -267,10 +267,11 @@ extension RedisConnection {
     }
   }
 
-  private static func process(in text: String) -> String? {
+  /// Some services that speak like Redis have none: then they are never seen to be another one (see State's Leadership).
+  private static func process(in text: String) -> String {
     let mark = "run_id:"
     let line = text.split(whereSeparator: \.isNewline).first { $0.hasPrefix(mark) }
-    return line.map { String($0.dropFirst(mark.count)) }
+    return line.map { String($0.dropFirst(mark.count)) } ?? "unknown"
   }
 
   /// What a refused greeting means; Redis never repeats the password.

@@ -71,7 +71,7 @@ extension Leases {
     -- Whether this is the Redis process in which the leader lets slots be given away: see Leadership.swift.
     local function is_open()
       local gate = call('GET', prefix .. 'gate')
-      return not gate or string.find(call('INFO', 'server'), 'run_id:' .. gate, 1, true) ~= nil
+      return not gate or gate == (string.match(call('INFO', 'server'), 'run_id:(%x+)') or 'unknown')
     end
 
     -- The instance whose slot the ticket with this rank may have, or nil: there must be more free slots than waiters
