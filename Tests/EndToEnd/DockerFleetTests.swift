@@ -98,6 +98,8 @@ extension EndToEnd.Docker {
       .split(whereSeparator: \.isNewline).map(String.init)
   }
   static func removeAll(_ owner: String, at engine: String) throws {
-    for container in try containers(owner, at: engine) { _ = try run("docker", ["--host", engine, "rm", "-f", container]) }
+    for container in try containers(owner, at: engine) {
+      _ = try run("docker", ["--host", engine, "rm", "-f", container])
+    }
   }
 }

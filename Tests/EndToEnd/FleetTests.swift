@@ -169,7 +169,8 @@ extension EndToEnd {
         #expect(fleet.notes("shared").isEmpty, "two clients had one instance")
         #expect(tally.broken.isEmpty, "live answers were cut: \(tally.broken)")
         print(
-          "redis \(loss.rawValue): \(tally.served) served, \(tally.refused) refused, first new slot after \(recoveries) ms")
+          "redis \(loss.rawValue): \(tally.served) served, \(tally.refused) refused, "
+            + "first new slot after \(recoveries) ms")
         try await fleet.settles(8...8)
         try await fleet.stop()
       } catch {
