@@ -77,6 +77,32 @@ import Testing
     #expect(try connection.run(world.leases.figures(pool: "chrome", now: world.now)).freeSlots == ["c-1": 0])
   }
 
+  @Test func aLiveSessionComesBackAlsoWhereOldDataNamesTheOneBefore() throws {
+    let world = try World()
+    try world.put(world.instance("c-1"))
+    _ = try world.acquire("before", holder: "r-1")
+    // What r-2 has a socket of, since "before" went; Redis does not know either.
+    var live = world.session("now")
+    live.instance = "c-1"
+    let restore = world.leases.restore(live, holder: "r-2", now: world.now)
+    #expect(try world.connection.run(restore) == .busy, "in a Redis that is trusted")
+    try world.connection.run(world.leadership.shutGate(fence: world.fence))
+    #expect(try world.connection.run(restore) == .queued(position: 1), "r-1 may have it")
+    _ = try world.connection.run(world.replicas.settle(id: "r-1", holding: [], now: world.now))
+    guard case .granted = try world.connection.run(restore) else { throw FixtureError("it was not put back") }
+    // One that nobody holds is in nobody's way.
+    try world.connection.run(world.leases.end(session: "now", reason: "test", now: world.now))
+    try world.connection.run(world.leadership.openGate(fence: world.fence))
+    _ = try world.acquire("rest")
+    try world.connection.run(world.leadership.shutGate(fence: world.fence))
+    var other = world.session("later")
+    other.instance = "c-1"
+    guard
+      case .granted = try world.connection.run(world.leases.restore(other, holder: "r-2", now: world.now))
+    else { throw FixtureError("it was not put back") }
+    #expect(try world.connection.run(world.leases.get(session: "rest")) == nil)
+  }
+
   @Test func aReplicaSaysWhatItHoldsAndRedisBelievesInNothingElse() throws {
     let world = try World()
     for id in ["c-1", "c-2", "c-3"] { try world.put(world.instance(id)) }

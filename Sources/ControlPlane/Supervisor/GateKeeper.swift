@@ -23,6 +23,9 @@ package struct GateKeeper: Sendable {
     var guardsSomething = true
   }
   private var wait: Wait?
+  /// The process in which it was open last, as far as this control plane knows. One that was the master before that, and
+  /// is again without having heard of the other, has a gate of its own that stands open.
+  private var last: String?
 
   package enum Verdict: Sendable, Equatable {
     case wait
@@ -43,7 +46,16 @@ package struct GateKeeper: Sendable {
   /// What the take-over found: without an instance there is nobody who could have a slot.
   mutating func guards(_ something: Bool) { wait?.guardsSomething = something }
 
-  mutating func opened() { wait = nil }
+  mutating func opened() {
+    last = wait?.redis
+    wait = nil
+  }
+
+  /// Whether slots are given away in another process than this one last opened.
+  func isAnother(_ redis: String) -> Bool { last.map { $0 != redis } ?? false }
+
+  /// It was found open.
+  mutating func isOpen(in redis: String) { if wait == nil { last = redis } }
 
   /// - Parameters:
   ///   - beating: replicas that Redis lists now; one that has fallen silent is taken off that list by the leader.

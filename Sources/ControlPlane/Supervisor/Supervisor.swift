@@ -123,7 +123,7 @@ package actor Supervisor {
         upkeep.redisWasAway()
         return
       }
-      if look.gate != .open, !gate.isWaiting(in: look.redis) {
+      if look.gate != .open || gate.isAnother(look.redis), !gate.isWaiting(in: look.redis) {
         // This is not the Redis that was there, or not with all its data: everything is made sure of anew.
         termNumber = nil
         try await redis.run(Leadership(keys: keys).shutGate(fence: term.fence))
@@ -135,6 +135,7 @@ package actor Supervisor {
         await lease.tookOver()
       }
       try await agreeWithRegistry(term)
+      gate.isOpen(in: look.redis)
       try await openGate(term, look)
       await saveAll()
       try await readOrders(term)

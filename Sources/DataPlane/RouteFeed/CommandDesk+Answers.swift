@@ -200,7 +200,8 @@ extension CommandDesk {
       if holdings.end(record.id) {
         core.end(record.id, reason: record.expiresAt <= now ? "hard limit" : Self.noReason)
       }
-    case .busy, .queued, .queueFull:
+    case .queued: owed.restoreAgain = true
+    case .busy, .queueFull:
       guard holdings.isHeld(record.id) else {
         core.withView { $0.sessions[record.id] = nil }
         break

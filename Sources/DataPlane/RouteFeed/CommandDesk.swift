@@ -77,6 +77,8 @@ final class CommandDesk {
     var reattach = false
     /// The feed's word what became of Redis: then also what Redis does not know any more is decided.
     var reconcile: Reconciliation?
+    /// A session could not be put back yet.
+    var restoreAgain = false
     var isEmpty: Bool {
       detaches.isEmpty && ends.isEmpty && cancels.isEmpty && claims.isEmpty && jobs.isEmpty && !reattach
         && reconcile == nil
@@ -387,6 +389,10 @@ final class CommandDesk {
       owed.reconcile = owed.reconcile ?? word
       return
     }
+    // First what is not held any more, so that it is in nobody's way.
+    perform([
+      Operation(.settle, replicas.settle(id: core.replica, holding: holdings.sessions, now: now)) { _ in .nothing }
+    ])
     var operations: [Operation] = []
     if word.lost {
       // The feed's record first: the session may have been prolonged since its socket came.
@@ -397,12 +403,10 @@ final class CommandDesk {
     } else {
       operations = holdings.sessions.map { reattach($0, losses: word.losses) }
     }
+    owed.restoreAgain = false
     perform(operations)
-    perform([
-      Operation(.settle, replicas.settle(id: core.replica, holding: holdings.sessions, now: now)) { _ in .nothing }
-    ])
-    guard let connection, !owed.reattach else {
-      // Redis is away again; a newer word of the feed may come first.
+    guard let connection, !owed.reattach, !owed.restoreAgain else {
+      // Redis is away again, or another replica has to speak first; a newer word of the feed may come before.
       owed.reconcile = owed.reconcile ?? word
       return
     }
