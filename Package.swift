@@ -83,14 +83,14 @@ let package = Package(
     .executableTarget(
       name: "berth-data",
       dependencies: [
-        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "TLS",
-        argumentParser,
+        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing",
+        "State", "TLS", argumentParser,
       ],
       path: "Sources/DataPlane/Daemon", swiftSettings: strict),
 
     // Control plane: instances and sessions.
     control("Domain", ["Routing"]),
-    control("Settings", ["Domain", "JSON", "RouteFiles", "Routing"]),
+    control("Settings", ["Domain", "JSON", "RouteFiles", "Routing", "TLS"]),
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", "TLS", logging]),
     control(
@@ -98,7 +98,7 @@ let package = Package(
     control(
       "API",
       [
-        "Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", hummingbird,
+        "Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", "TLS", hummingbird,
         logging, nioCore,
       ]),
     .executableTarget(

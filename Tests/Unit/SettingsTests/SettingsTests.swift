@@ -60,6 +60,7 @@ private func complaint(
       "sessionTimeout": ("5000", \.sessionTimeoutMilliseconds.description), "id": ("me", \.id!),
       "hostName": ("h", \.hostName!), "logLevel": ("trace", \.logLevel.rawValue),
       "allowUnauthenticated": ("true", \.allowUnauthenticated.description),
+      "keysFile": ("/k", \.keysFile!), "requireKeys": ("true", \.requireKeys.description),
       "stopInstancesOnExit": ("true", \.stopInstancesOnExit.description),
       "drainSeconds": ("9", \.drainSeconds.description), "concurrentLaunches": ("4", \.concurrentLaunches.description),
       "totalConcurrentLaunches": ("6", \.totalConcurrentLaunches.description),
@@ -151,7 +152,7 @@ private func complaint(
       ),
       (
         "listen: 0.0.0.0:3000", [:], [:],
-        "berth.yaml:1: listen: 0.0.0.0:3000 can be reached from other hosts, and there are no API keys yet; listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
+        "berth.yaml:1: listen: 0.0.0.0:3000 can be reached from other hosts, and nobody has to show an API key; give --keys-file, listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
       ),
     ] as [(String, [String: String], [String: String], String)])
   func wrongValuesAreNamedWithTheirPlace(
@@ -220,9 +221,18 @@ private func complaint(
           healthSuccesses: 19
           healthFailuresBeforeReplacement: 20
           healthPath: /up
+          healthTCPIntervalMilliseconds: 0
+          healthTCPTimeoutMilliseconds: 30
+          healthTCPFailures: 31
+          healthCDPIntervalMilliseconds: 32
+          healthCDPTimeoutMilliseconds: 33
+          healthCDPFailures: 34
           restartInitialMilliseconds: 21
           restartMaximumMilliseconds: 22
           restartStableAfterMilliseconds: 23
+          restartCrashLoopAfter: 35
+          reportFailures: 36
+          reportServerErrors: true
           proxyProtocol: 2
           slowStartMilliseconds: 24
           panicPercent: 25
@@ -249,7 +259,12 @@ private func complaint(
       health: HealthPolicy(
         intervalMilliseconds: 160, timeoutMilliseconds: 17, failures: 18, successes: 19, failuresBeforeReplacement: 20,
         path: "/up"),
-      restart: RestartPolicy(initialMilliseconds: 21, maximumMilliseconds: 22, stableAfterMilliseconds: 23))
+      restart: RestartPolicy(
+        initialMilliseconds: 21, maximumMilliseconds: 22, stableAfterMilliseconds: 23, crashLoopAfter: 35))
+    web.health.tcp = HealthPolicy.Depth(intervalMilliseconds: 0, timeoutMilliseconds: 30, failures: 31)
+    web.health.cdp = HealthPolicy.Depth(intervalMilliseconds: 32, timeoutMilliseconds: 33, failures: 34)
+    web.balancing.reportFailures = 36
+    web.balancing.reportServerErrors = true
     web.balancing.proxyProtocol = 2
     web.balancing.slowStartMilliseconds = 24
     web.balancing.panicPercent = 25
