@@ -68,8 +68,9 @@ private final class HeldRuntime: Runtime {
   func isAlive(_ record: InstanceRecord) -> Bool { inner.isAlive(record) }
   func remember(_ record: InstanceRecord) async { await inner.remember(record) }
   func exit(of record: InstanceRecord) async -> InstanceExit? { await inner.exit(of: record) }
-  func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? { await inner.check(record, spec: spec) }
-  func answers(_ record: InstanceRecord, path: String) async -> Bool { await inner.answers(record, path: path) }
+  func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
+    await inner.check(record, spec: spec, depth: depth)
+  }
   func reap(orphan id: String) async -> String? { await inner.reap(orphan: id) }
   func survey() async -> Survey { await inner.survey() }
   func holdings() async -> [Holding] { await inner.holdings() }
