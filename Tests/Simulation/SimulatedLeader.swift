@@ -68,7 +68,7 @@ import State
 
   var keys: Keys { scene.wire.keys }
   var registry: Registry { Registry(keys: keys) }
-  var ports: Ports { Ports(keys: keys, host: Self.host) }
+  var ports: Ports { Ports(keys: keys, host: Self.host, fence: fence ?? Fence(token: 0, id: "nobody")) }
   var leases: Leases { Leases(keys: keys) }
 
   init(_ name: String, scene: Scene) {
@@ -508,16 +508,31 @@ import State
 
   private func end(_ id: String, reason: String) {
     guard let entry = entries[id], !entry.busy else { return }
-    _ = entries[id]?.apply(.stop, reason: reason)
     entries[id]?.busy = true
-    guard let record = entries[id]?.record else { return }
     scene.tell("\(process.name) ends \(id): \(reason)")
-    // It may be off the record by now, and must not come back.
-    if entry.removalBegan, scene.mutation != .unfinishedAreRestored { entries[id]?.isUnsaved = false }
     scene.spawn {
-      try await self.save(id)
+      guard try await self.announceStop(id, entry.token, reason: reason), let record = self.entries[id]?.record else {
+        return
+      }
       try await self.finish(record, entry.token, reason: reason)
     }
+  }
+
+  private func announceStop(_ id: String, _ token: Int, reason: String) async throws -> Bool {
+    guard let before = entry(id, token) else { return false }
+    let isOff = (before.removalBegan || before.record.port == 0) && scene.mutation != .unfinishedAreRestored
+    if entries[id]?.apply(.stop, reason: reason) != true { entries[id]?.isUnsaved = true }
+    if isOff {
+      // It may be off the record by now and must not come back, or it has never been on it.
+      entries[id]?.isUnsaved = false
+      return true
+    }
+    try await save(id)
+    while entry(id, token)?.isSaving == true { try await scene.sleep(5, process) }
+    guard let entry = entry(id, token) else { return false }
+    guard entry.isUnsaved else { return true }
+    entries[id]?.busy = false
+    return false
   }
 
   private func finish(_ record: InstanceRecord, _ token: Int, reason: String) async throws {
