@@ -496,11 +496,14 @@ import State
   }
 
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec) async throws {
-    guard let record = entry(id, token)?.record else { return }
+    guard entry(id, token) != nil else { return }
     scene.tell("\(process.name) gives up the launch of \(id)")
     pools[spec.name, default: Memory()].history.failed(now: scene.now)
     pools[spec.name, default: Memory()].failures += 1
     pools[spec.name, default: Memory()].failedAt = scene.now
+    guard try await announceStop(id, token, reason: "its launch failed"), let record = entry(id, token)?.record else {
+      return
+    }
     try await finish(record, token, reason: "its launch failed")
   }
 
