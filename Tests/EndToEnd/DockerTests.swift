@@ -14,7 +14,7 @@ extension EndToEnd {
       engine = out.trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
-    private static func run(_ program: String, _ arguments: [String]) throws -> String {
+    static func run(_ program: String, _ arguments: [String]) throws -> String {
       let process = Process()
       process.executableURL = URL(filePath: "/usr/bin/env")
       process.arguments = [program] + arguments

@@ -59,8 +59,12 @@ final class ControlBench: Sendable {
     return spec
   }
 
-  func start(_ name: String, _ pools: [PoolSpec], _ runtime: (any Runtime)? = nil) throws -> RunningControl {
-    try RunningControl(name, bench: self, pools: pools, runtime: try runtime ?? self.runtime())
+  /// - Parameter url: its own way to Redis, which a test may cut.
+  func start(
+    _ name: String, _ pools: [PoolSpec], _ runtime: (any Runtime)? = nil, url: RedisURL? = nil
+  ) throws -> RunningControl {
+    try RunningControl(
+      name, bench: self, pools: pools, runtime: try runtime ?? self.runtime(), url: url ?? redis.unixURL)
   }
 
   func instances(_ state: InstanceState? = nil) async throws -> [InstanceRecord] {
@@ -122,11 +126,11 @@ final class RunningControl: Sendable {
   private let tasks: [Task<Void, Never>]
   private let clients: [RedisClient]
 
-  init(_ name: String, bench: ControlBench, pools: [PoolSpec], runtime: any Runtime) throws {
+  init(_ name: String, bench: ControlBench, pools: [PoolSpec], runtime: any Runtime, url: RedisURL) throws {
     let options = RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000)
     let logger = bench.logger(name)
-    let client = try RedisClient(url: bench.redis.unixURL, options: options)
-    let leaseClient = try RedisClient(url: bench.redis.unixURL, options: options, threads: 1)
+    let client = try RedisClient(url: url, options: options)
+    let leaseClient = try RedisClient(url: url, options: options, threads: 1)
     clients = [client, leaseClient]
     let lease = LeaderLease(id: name, keys: bench.keys, redis: leaseClient, bell: bell, logger: logger)
     let supervisor = Supervisor(
@@ -134,7 +138,7 @@ final class RunningControl: Sendable {
         pools: pools, routes: pools.prefix(1).map { RouteRecord(id: "all", pool: $0.name) }, portRange: bench.range,
         host: bench.host, drainMilliseconds: 500),
       keys: bench.keys, redis: client, runtime: runtime, lease: lease, bell: bell, logger: logger)
-    let listener = try WakeListener(url: bench.redis.unixURL, keys: bench.keys, bell: bell, logger: logger)
+    let listener = try WakeListener(url: url, keys: bench.keys, bell: bell, logger: logger)
     self.lease = lease
     self.supervisor = supervisor
     self.listener = listener

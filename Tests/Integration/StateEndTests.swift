@@ -170,11 +170,11 @@ import Testing
       keys.slots(pool: "chrome"), keys.leases(pool: "chrome"), keys.waiting(pool: "chrome"),
       keys.waitingExpiry(pool: "chrome"), keys.instanceSessions(instance: "c-1"), keys.counters(instance: "c-1"),
       keys.replica("r-1"), keys.replicaSessions("r-1"), keys.replicas, keys.sessions, keys.instances, keys.changes,
-      keys.events, keys.pools, keys.leader, keys.leaderToken, keys.ended, keys.metadata("who=me"),
+      keys.events, keys.pools, keys.leader, keys.leaderToken, keys.leaderLast, keys.ended, keys.metadata("who=me"),
       keys.leaseMetadata(session: "s-1"), keys.idempotency("k-1"), keys.idempotencyKeys,
     ] {
       #expect(keyspace.contains { $0.hasPrefix("\(key) (") }, "\(key)")
     }
-    #expect(keyspace.count == 25, "\(keyspace)")
+    #expect(keyspace.count == 26, "\(keyspace)")
   }
 }

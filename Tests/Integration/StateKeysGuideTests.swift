@@ -40,6 +40,7 @@ import Testing
     // The supervisor's own.
     try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
     try world.redis.command("HSET", world.keys.weights, "<instance>", "3")
+    try world.connection.run(world.leadership.openGate(fence: world.fence))
 
     var here: Substring = #filePath[...]
     for _ in 0..<3 { here = here[..<(here.lastIndex(of: "/") ?? here.startIndex)] }

@@ -125,7 +125,9 @@ final class World {
 
   /// The keyspace without what lives as long as the deployment.
   func remains() throws -> [String] {
-    let lasting = [keys.changes, keys.events, keys.ended, keys.leader, keys.leaderToken, keys.pools, keys.routes]
+    let lasting = [
+      keys.changes, keys.events, keys.ended, keys.leader, keys.leaderToken, keys.leaderLast, keys.pools, keys.routes,
+    ]
     return try redis.keyspace().filter { key in !lasting.contains { key.hasPrefix("\($0) (") } }
   }
 }

@@ -15,6 +15,8 @@ package struct FixtureError: Error, CustomStringConvertible {
 package final class RedisFixture: Sendable {
   package let directory: String
   private let arguments: [String]
+  /// Lines of a sentinel's configuration; nil = it is an ordinary server.
+  private let sentinel: [String]?
   private let hasTLS: Bool
   private let ports: Mutex<(tcp: Int, tls: Int)>
 
@@ -26,14 +28,18 @@ package final class RedisFixture: Sendable {
   }
   private let running = Mutex<Running?>(nil)
 
-  /// Starts a server; `arguments` are options of redis-server, e.g. `["--requirepass", "secret"]`.
-  package init(arguments: [String] = [], certificateFile: String? = nil, keyFile: String? = nil) throws {
+  /// Starts a server; `arguments` are options of redis-server, e.g. `["--requirepass", "secret"]`. With `sentinel` it is
+  /// one that runs as Redis Sentinel, with these lines in its configuration.
+  package init(
+    arguments: [String] = [], certificateFile: String? = nil, keyFile: String? = nil, sentinel: [String]? = nil
+  ) throws {
     var template = Array("/tmp/berth-redis-XXXXXX".utf8CString)
     guard unsafe template.withUnsafeMutableBufferPointer({ unsafe mkdtemp($0.baseAddress!) }) != nil else {
       throw FixtureError("no directory for redis-server: \(unsafe String(cString: strerror(errno)))")
     }
     directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     hasTLS = certificateFile != nil
+    self.sentinel = sentinel
     self.arguments =
       if let certificateFile, let keyFile {
         arguments + ["--tls-cert-file", certificateFile, "--tls-key-file", keyFile, "--tls-auth-clients", "no"]
@@ -56,7 +62,7 @@ package final class RedisFixture: Sendable {
   deinit {
     end(force: true, keepingDirectory: false)
     // What a server that was stopped before has left.
-    for name in ["log", "pid", "socket"] { unsafe unlink(directory + "/" + name) }
+    for name in ["log", "pid", "socket", "sentinel.conf", "dump.rdb"] { unsafe unlink(directory + "/" + name) }
     unsafe rmdir(directory)
   }
 
@@ -80,8 +86,14 @@ package final class RedisFixture: Sendable {
 
   /// Starts the server, empty, and waits until it listens.
   package func start() throws {
+    if let sentinel {
+      let lines = ["port \(port)", "bind 127.0.0.1", "dir \(directory)"] + sentinel
+      try writeFile(directory + "/sentinel.conf", lines.joined(separator: "\n") + "\n")
+    }
     let words =
-      [
+      sentinel != nil
+      ? ["redis-server", directory + "/sentinel.conf", "--sentinel"]
+      : [
         "redis-server", "--port", String(port), "--bind", "127.0.0.1", "--unixsocket", directory + "/socket",
         "--save", "", "--appendonly", "no", "--dir", directory, "--daemonize", "no",
       ] + (tlsPort.map { ["--tls-port", String($0)] } ?? []) + arguments
@@ -119,7 +131,7 @@ package final class RedisFixture: Sendable {
         // The shell has not waited for it yet: a server that gave up is a zombie.
         if readFile("/proc/\(server)/stat")?.contains(") Z ") != false { throw FixtureError("it ended at once") }
         do throws(RedisError) {
-          _ = try RedisConnection(url: self.unixURL)
+          _ = try RedisConnection(url: self.sentinel == nil ? self.unixURL : self.tcpURL)
           return true
         } catch {
           // Listening, but with a password that this fixture does not have.

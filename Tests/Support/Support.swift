@@ -97,6 +97,17 @@ package struct SplitMix64: RandomNumberGenerator {
   }
 }
 
+/// Replaces a file.
+package func writeFile(_ path: String, _ text: String) throws {
+  let file = unsafe open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+  guard file >= 0 else { throw FixtureError("\(path) cannot be written") }
+  defer { close(file) }
+  let bytes = Array(text.utf8)
+  guard unsafe bytes.withUnsafeBytes({ unsafe write(file, $0.baseAddress, $0.count) }) == bytes.count else {
+    throw FixtureError("\(path) cannot be written")
+  }
+}
+
 /// A file's text, or nil.
 package func readFile(_ path: String) -> String? {
   let file = unsafe open(path, O_RDONLY | O_CLOEXEC)

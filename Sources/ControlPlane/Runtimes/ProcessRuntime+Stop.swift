@@ -9,38 +9,48 @@ extension ProcessRuntime {
   package func stop(
     _ record: InstanceRecord, kind: PoolKind, graceMilliseconds: Int, force: Bool
   ) async -> String? {
-    let identity = record.identity
+    let whose = Whose(id: record.id, identity: record.identity, generation: record.generation)
     if !force, isAlive(record) {
       if kind == .cdp, let browser = record.browser, await close(record, browser: browser, within: graceMilliseconds) {
-        _ = await gone(record.id, identity, within: graceMilliseconds)
+        _ = await gone(whose, within: graceMilliseconds)
       }
-      if await signal(Kernel.terminate, record.id, identity) {
-        _ = await gone(record.id, identity, within: graceMilliseconds)
-      }
+      if await signal(Kernel.terminate, whose) { _ = await gone(whose, within: graceMilliseconds) }
     }
-    return await end(record.id, identity)
+    return await end(whose)
   }
 
-  package func reap(orphan id: String) async -> String? { await end(id, nil) }
+  package func reap(orphan id: String) async -> String? {
+    await end(Whose(id: id, identity: nil, generation: nil))
+  }
+
+  /// What is to be ended. With a generation, nothing of a later one is touched: a control plane that stood still in the
+  /// middle of a stop may go on when its successor has restarted the instance under its name.
+  private struct Whose: Sendable {
+    let id: String
+    let identity: ProcessIdentity?
+    let generation: Int?
+  }
 
   /// The hard end: SIGKILL until nothing is left, then the directory. Returns what would not go away.
-  private func end(_ id: String, _ identity: ProcessIdentity?) async -> String? {
+  private func end(_ whose: Whose) async -> String? {
     let deadline = Deadline(milliseconds: Self.killMilliseconds)
-    while await signal(Kernel.killNow, id, identity) {
-      if await gone(id, identity, within: 100) { break }
+    while await signal(Kernel.killNow, whose) {
+      if await gone(whose, within: 100) { break }
       if deadline.hasPassed {
-        let left = await pool.run { self.members(id, identity).map { String($0.pid) }.sorted() }
+        let left = await pool.run { self.members(whose).map { String($0.pid) }.sorted() }
         return "processes \(left.joined(separator: ", ")) do not end"
       }
     }
-    if let identity {
+    if let identity = whose.identity {
       // Until the watch has reaped it, the process table still has a zombie of ours.
       _ = await exits.exit(of: identity)
       exits.forget(identity)
     }
     return await pool.run { () -> String? in
       do throws(KernelError) {
-        try self.removeDirectory(of: id)
+        if whose.generation == nil || self.marked(in: ProcessTable.read())[whose.id] == nil {
+          try self.removeDirectory(of: whose.id)
+        }
         return nil
       } catch {
         return error.description
@@ -64,16 +74,16 @@ extension ProcessRuntime {
 
   /// All living processes of an instance: its session, and those that left the session but bear its mark (Chrome's
   /// crash handlers do; its zygotes stay in the session but overwrite their environment, so neither alone is enough).
-  private func members(_ id: String, _ identity: ProcessIdentity?) -> [ProcessEntry] {
+  private func members(_ whose: Whose) -> [ProcessEntry] {
     let table = ProcessTable.read()
     var members: [Int: ProcessEntry] = [:]
     func add(_ entries: [ProcessEntry]) { for entry in entries { members[entry.pid] = entry } }
-    if let identity { add(table.members(ofSessionLedBy: identity)) }
-    for entry in marked(in: table)[id] ?? [] {
+    if let identity = whose.identity { add(table.members(ofSessionLedBy: identity)) }
+    for entry in marked(in: table, generation: whose.generation)[whose.id] ?? [] {
       add([entry])
       // Its session is the instance's or, for one that left, its own; our own session is neither.
       if let leader = table.entries[entry.session] {
-        if leader.pid == entry.pid || marked(leader, as: id) {
+        if leader.pid == entry.pid || marked(leader, as: whose.id) {
           add(table.members(ofSessionLedBy: ProcessIdentity(pid: leader.pid, start: leader.start)))
         }
       } else {
@@ -89,14 +99,16 @@ extension ProcessRuntime {
   }
 
   /// Signals all members; false when there is none.
-  private func signal(_ number: Int32, _ id: String, _ identity: ProcessIdentity?) async -> Bool {
+  private func signal(_ number: Int32, _ whose: Whose) async -> Bool {
     await pool.run {
-      let members = self.members(id, identity)
+      let members = self.members(whose)
       // The group at once first, so that no member sees another one vanish and starts a new one.
-      if let identity, members.contains(where: { $0.group == identity.pid && $0.session == identity.pid }) {
+      if let identity = whose.identity,
+        members.contains(where: { $0.group == identity.pid && $0.session == identity.pid })
+      {
         Kernel.signal(number, group: identity.pid)
       }
-      for member in members where member.group != identity?.pid {
+      for member in members where member.group != whose.identity?.pid {
         guard let pidfd = Kernel.openProcess(member.pid) else { continue }
         if ProcessTable.entry(of: member.pid)?.start == member.start { Kernel.signal(number, through: pidfd) }
         Kernel.close(pidfd)
@@ -106,11 +118,11 @@ extension ProcessRuntime {
   }
 
   /// Waits until no member lives; false when some do after that time.
-  private func gone(_ id: String, _ identity: ProcessIdentity?, within milliseconds: Int) async -> Bool {
+  private func gone(_ whose: Whose, within milliseconds: Int) async -> Bool {
     let deadline = Deadline(milliseconds: milliseconds)
     var pause = 2
     while true {
-      if await pool.run({ self.members(id, identity).isEmpty }) { return true }
+      if await pool.run({ self.members(whose).isEmpty }) { return true }
       if deadline.hasPassed { return false }
       // Not cancelled with its caller: what was begun to be ended must be ended.
       let wait = min(pause, max(1, deadline.millisecondsLeft))

@@ -4,6 +4,7 @@
 package import Domain
 import JSON
 package import Routing
+import Synchronization
 
 package final class ProcessRuntime: Runtime {
   /// The state directory, absolute: part of what marks a process as ours.
@@ -13,6 +14,8 @@ package final class ProcessRuntime: Runtime {
   private let passedOn: [String: String]
   let pool: BlockingPool
   let exits = ExitWatch()
+  private let lastScan = Mutex(ContinuousClock.now)
+  private static let scanMilliseconds = 30_000
 
   /// How often a starting instance is looked at.
   private static let readinessPollMilliseconds = 10
@@ -20,6 +23,7 @@ package final class ProcessRuntime: Runtime {
   private static let maximumLogBytes = 8 << 20
 
   static let instanceVariable = "BERTH_INSTANCE"
+  static let generationVariable = "BERTH_GENERATION"
   static let stateVariable = "BERTH_STATE"
 
   /// Makes the state directory if need be.
@@ -126,6 +130,7 @@ package final class ProcessRuntime: Runtime {
     variables["TMPDIR"] = temporaryPath(of: plan.id).path
     for (name, value) in process.environment { variables[name] = expand(value) }
     variables[Self.instanceVariable] = plan.id
+    variables[Self.generationVariable] = String(plan.generation)
     variables[Self.stateVariable] = state
     return (arguments, variables.map { "\($0.key)=\($0.value)" }.sorted())
   }
@@ -238,16 +243,36 @@ package final class ProcessRuntime: Runtime {
     }
   }
 
-  /// The living processes that bear our mark, by instance id.
-  func marked(in table: ProcessTable) -> [String: [ProcessEntry]] {
+  /// The living processes that bear our mark, by instance id; with a generation, only those that bear it too.
+  func marked(in table: ProcessTable, generation: Int? = nil) -> [String: [ProcessEntry]] {
     var found: [String: [ProcessEntry]] = [:]
     for entry in table.entries.values where !entry.hasEnded {
       let variables = ProcessTable.environment(of: entry.pid)
       guard variables[Self.stateVariable] == state, let id = variables[Self.instanceVariable] else { continue }
+      // One of an earlier release has none.
+      if let generation, let own = variables[Self.generationVariable], own != String(generation) { continue }
       found[id, default: []].append(entry)
     }
     return found
   }
+
+  /// Every start makes a directory first, so those tell at once what there is. Once in a while all processes are looked
+  /// at: one may have started in a directory that was being removed.
+  package func holdings() async -> [Holding] {
+    let isDue = lastScan.withLock { last in
+      let now = ContinuousClock.now
+      guard now - last >= .milliseconds(Self.scanMilliseconds) else { return false }
+      last = now
+      return true
+    }
+    return await pool.run {
+      var ids = Set(Kernel.list(self.state + "/instances") ?? [])
+      if isDue { ids.formUnion(self.marked(in: ProcessTable.read()).keys) }
+      return ids.sorted().map { Holding(instance: $0, host: nil, container: nil) }
+    }
+  }
+
+  package func remove(_ holding: Holding) async { _ = await reap(orphan: holding.instance) }
 
   package func figures(of records: [InstanceRecord]) async -> [String: ProcessFigures] {
     await pool.run {

@@ -163,11 +163,12 @@ package struct Survey: Sendable {
 /// Something of this deployment that a runtime holds, whether anybody knows of it or not.
 package struct Holding: Sendable, Equatable {
   package var instance: String
-  package var host: String
-  /// Names this very thing beyond the reuse of the instance's name.
-  package var container: String
+  /// nil = the host that this control plane runs on.
+  package var host: String?
+  /// Names this very thing beyond the reuse of the instance's name; nil = all that bears that name.
+  package var container: String?
 
-  package init(instance: String, host: String, container: String) {
+  package init(instance: String, host: String?, container: String?) {
     self.instance = instance
     self.host = host
     self.container = container

@@ -112,7 +112,9 @@ package struct RuntimeSet: Runtime {
     return holdings
   }
 
-  package func remove(_ holding: Holding) async { await docker?.remove(holding) }
+  package func remove(_ holding: Holding) async {
+    if holding.host == nil { await process.remove(holding) } else { await docker?.remove(holding) }
+  }
 
   package func figures(of records: [InstanceRecord]) async -> [String: ProcessFigures] {
     var figures: [String: ProcessFigures] = [:]

@@ -75,9 +75,19 @@ package struct Orders: Sendable {
     }
   }
 
-  func done(instance: String) -> Command<Void> {
-    Command(.words(["HDEL", keys.orders, instance]), mayRepeat: true) { (_: Reply) in }
+  /// The leader has carried an order out; one that does not lead any more takes none of its successor's away.
+  func done(instance: String, fence: Fence) -> Command<Void> {
+    Command(.script(Self.doneScript, keys: [keys.orders, keys.leader], arguments: [instance, fence.value])) {
+      (_: Reply) in
+    }
   }
+
+  private static let doneScript = Script(
+    name: "orders.done",
+    source: #"""
+      if redis.call('GET', KEYS[2]) ~= ARGV[2] then return redis.error_reply('FENCED another one leads') end
+      return redis.call('HDEL', KEYS[1], ARGV[1])
+      """#)
 
   private static func text(_ order: InstanceOrder) -> String { order.kind.rawValue + (order.force ? " force" : "") }
 

@@ -31,7 +31,7 @@ package actor LeaderLease {
   private var validUntil = ContinuousClock.now
   private var trouble: String?
   private var resigned = false
-  /// Another one was seen leading since this one last did.
+  /// Another one has led since this one last did.
   package private(set) var anotherLeads = false
 
   package init(id: String, keys: Keys, redis: RedisClient, bell: WakeBell, logger: Logger) {
@@ -76,6 +76,8 @@ package actor LeaderLease {
             return
           }
           terms += 1
+          // Seen or not (it may have come and gone while this process stood still): somebody else has led since.
+          if let before = fence.predecessor, before != id { anotherLeads = true }
           term = Term(number: terms, fence: fence)
           validUntil = started + .milliseconds(Self.ttlMilliseconds)
           logger.notice("this control plane leads", metadata: ["id": "\(id)", "token": "\(fence.token)"])

@@ -74,9 +74,11 @@ extension Supervisor {
 
   private func performLaunch(_ id: String, token: Int, spec: PoolSpec, host: String) async {
     let started = ContinuousClock.now
-    guard let ports = ports(of: host), let range = portRange(of: host) else { return }
     for _ in 0..<Self.portAttempts {
       guard entry(id, token) != nil else { return }
+      guard let fence = await lease.current?.fence, let ports = ports(of: host, fence),
+        let range = portRange(of: host)
+      else { return forget(id, token) }
       let port: Int
       do throws(RedisError) {
         guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
@@ -105,7 +107,7 @@ extension Supervisor {
           "instance ready", metadata: ["instance": "\(id)", "port": "\(port)", "milliseconds": "\(milliseconds)"])
         return
       case .failed(let failure) where failure.cause == .portTaken:
-        guard let record = entry(id, token)?.record else { return }
+        guard let record = entry(id, token)?.record, await lease.current != nil else { return forget(id, token) }
         _ = await runtime.stop(record, kind: spec.kind, graceMilliseconds: 0, force: true)
         await quarantine(port, of: id, on: host, reason: failure.description)
         instances[id]?.record.forgetLaunched()
@@ -138,6 +140,12 @@ extension Supervisor {
       forget(id, token)
       return .notOurs
     }
+    // This process may have stood still since. What is started all the same, because it stands still between this line
+    // and the start, is ended by ``disown(_:_:_:)`` or by whoever leads then.
+    guard await lease.current != nil else {
+      forget(id, token)
+      return .notOurs
+    }
     let launched: Launched
     do throws(LaunchFailure) {
       launched = try await runtime.launch(
@@ -147,7 +155,10 @@ extension Supervisor {
     } catch {
       return .failed(error)
     }
-    guard var record = entry(id, token)?.record else { return .notOurs }
+    guard var record = entry(id, token)?.record else {
+      await disown(saved.record, launched, spec)
+      return .notOurs
+    }
     launched.note(in: &record)
     // An image that had to be fetched first is not the instance's delay.
     record.startedAt = Clock.unixMilliseconds
@@ -155,7 +166,38 @@ extension Supervisor {
     instances[id]?.isUnsaved = true
     if let record = entry(id, token)?.record { await runtime.remember(record) }
     await save(id)
-    return await proof(id, token: token, spec: spec)
+    let outcome = await proof(id, token: token, spec: spec)
+    if case .notOurs = outcome { await disown(record, launched, spec) }
+    return outcome
+  }
+
+  /// Another control plane leads since this launch began. When it has taken the instance over, that is that; when not, it
+  /// may have removed the record before the process was there, which nobody would know of.
+  private func disown(_ record: InstanceRecord, _ launched: Launched, _ spec: PoolSpec) async {
+    var record = record
+    launched.note(in: &record)
+    guard entry(record.id, record) == nil else { return }
+    do throws(RedisError) {
+      let known = try await redis.run(registry.instances()).first { $0.id == record.id }
+      if let known, known.pid == record.pid, known.pidStart == record.pidStart, known.container == record.container {
+        return
+      }
+    } catch {
+      // Whoever leads on this host finds it: see removeStrays and removeOwnStrays.
+      logger.warning("a launch is left to the new leader", metadata: ["instance": "\(record.id)", "error": "\(error)"])
+      return
+    }
+    logger.notice(
+      "a launch is taken back", metadata: ["instance": "\(record.id)", "reason": "another control plane leads"])
+    _ = await runtime.stop(record, kind: spec.kind, graceMilliseconds: 0, force: true)
+  }
+
+  /// An entry of the memory that is about this very process or container.
+  private func entry(_ id: String, _ record: InstanceRecord) -> Managed? {
+    instances[id].flatMap {
+      $0.record.pid == record.pid && $0.record.pidStart == record.pidStart && $0.record.container == record.container
+        ? $0 : nil
+    }
   }
 
   /// Waits until the instance answers, and makes it ready.
@@ -203,9 +245,12 @@ extension Supervisor {
 
   /// A launch has failed: everything of it goes, and the pool waits a little before the next one.
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ failure: LaunchFailure) async {
-    guard let record = entry(id, token)?.record else { return }
+    guard entry(id, token) != nil else { return }
     failed(spec, id: id, failure)
-    await finish(record, token: token, reason: "its launch failed: " + failure.description, force: true)
+    let reason = "its launch failed: " + failure.description
+    // Its time may have run out while this process stood still, and another leader made it ready.
+    guard await announceStop(id, token: token, reason: reason), let record = entry(id, token)?.record else { return }
+    await finish(record, token: token, reason: reason, force: true)
   }
 
   private func failed(_ spec: PoolSpec, id: String, _ failure: LaunchFailure) {
@@ -222,7 +267,7 @@ extension Supervisor {
   }
 
   private func quarantine(_ port: Int, of id: String, on host: String, reason: String) async {
-    guard let ports = ports(of: host) else { return }
+    guard let fence = await lease.current?.fence, let ports = ports(of: host, fence) else { return }
     logger.warning("port put aside", metadata: ["port": "\(port)", "host": "\(host)", "reason": "\(reason)"])
     let now = Clock.unixMilliseconds
     do throws(RedisError) {

@@ -13,14 +13,32 @@ extension Supervisor {
   /// Begins to end an instance, dead or alive; returns at once.
   func end(_ id: String, reason: String) {
     guard let entry = instances[id], !entry.busy else { return }
-    _ = instances[id]?.apply(.stop, reason: reason)
     instances[id]?.busy = true
-    guard let record = instances[id]?.record else { return }
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
-      await self.save(id)
+      guard await self.announceStop(id, token: entry.token, reason: reason),
+        let record = self.instances[id]?.record
+      else { return }
       await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
     }
+  }
+
+  /// Says in Redis that an instance stops, before anything is done to it: whoever leads next stops it too, and one that
+  /// does not lead any more, and cannot say it, leaves it alone. True when it was said.
+  func announceStop(_ id: String, token: Int, reason: String) async -> Bool {
+    guard instances[id]?.token == token else { return false }
+    // One that stops already is said to once more: it may be another one's decision by now.
+    if instances[id]?.apply(.stop, reason: reason) != true { instances[id]?.isUnsaved = true }
+    await save(id)
+    // Somebody else may be about to write it; that is a matter of milliseconds, or of Redis' own limit.
+    for _ in 0..<1_000 where instances[id]?.token == token && instances[id]?.isSaving == true {
+      try? await Task.sleep(for: .milliseconds(5))
+    }
+    guard let entry = instances[id], entry.token == token else { return false }
+    guard entry.isUnsaved || entry.isSaving else { return true }
+    // The next look tries again, if this one still leads.
+    instances[id]?.busy = false
+    return false
   }
 
   /// Ends the process and forgets the instance everywhere. What fails is tried again at a later look.
@@ -45,10 +63,10 @@ extension Supervisor {
     do throws(RedisError) {
       let now = Clock.unixMilliseconds
       try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
-      if record.port > 0, let ports = ports(of: record) {
+      if record.port > 0, let ports = ports(of: record, fence) {
         try await redis.run(ports.release(port: record.port, owner: id, now: now))
       }
-      if entry.order != nil { try await redis.run(orders.done(instance: id)) }
+      if entry.order != nil { try await redis.run(orders.done(instance: id, fence: fence)) }
     } catch {
       logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])
       if instances[id]?.token == token {
@@ -65,10 +83,10 @@ extension Supervisor {
   }
 
   /// Operators' orders that Redis holds.
-  func readOrders() async throws(RedisError) {
+  func readOrders(_ term: Term) async throws(RedisError) {
     for (id, order) in try await redis.run(orders.all()) {
       guard let entry = instances[id] else {
-        try await redis.run(orders.done(instance: id))
+        try await redis.run(orders.done(instance: id, fence: term.fence))
         continue
       }
       if entry.order != order {

@@ -12,11 +12,13 @@ import State
 extension Supervisor {
   /// Replicas put back the sessions that Redis lost within this time.
   private static let restoreMilliseconds = 6_000
+  /// Beyond a pool's own launch timeout, until a launch on another host counts as given up.
+  private static let foreignLaunchMilliseconds = 30_000
 
   func takeOver(_ term: Term) async throws(RedisError) {
     let now = Clock.unixMilliseconds
     for host in portHosts {
-      guard let ports = ports(of: host), let range = portRange(of: host) else { continue }
+      guard let ports = ports(of: host, term.fence), let range = portRange(of: host) else { continue }
       try await redis.run(ports.configure(range: range, now: now))
     }
     try await redis.run(
@@ -27,11 +29,17 @@ extension Supervisor {
     try await restoreTroubles(term.fence)
     let registered = try await redis.run(registry.instances())
     let survey = await runtime.survey()
-    // After somebody else's term, what this one remembers is older than what Redis says.
-    if await lease.anotherLeads { instances = instances.filter { $0.value.busy } }
+    // After somebody else's term, what this one remembers is older than what Redis says; launches and stops that it
+    // began before come back to nothing.
+    if await lease.anotherLeads { instances = [:] }
 
     for record in registered where isOurs(record) {
-      if instances[record.id] == nil { adopt(record, survey: survey) }
+      guard let entry = instances[record.id] else {
+        adopt(record, survey: survey)
+        continue
+      }
+      // Redis has an older state, of before a fail-over or of its disk.
+      if entry.record != record && entry.isSettled { instances[record.id]?.isUnsaved = true }
     }
     let known = Set(registered.map(\.id))
     for id in instances.keys where !known.contains(id) { restore(id) }
@@ -48,16 +56,23 @@ extension Supervisor {
         "what an unknown instance left is removed", metadata: ["instance": "\(id)", "left": "\(left ?? "")"])
       await self.record("instance.reaped", id, reason: "nobody owns it")
     }
-    for (id, entry) in instances where entry.record.port > 0 {
-      guard let ports = ports(of: entry.record) else { continue }
-      if try await !redis.run(ports.adopt(port: entry.record.port, owner: id, now: now)) {
-        logger.error(
-          "an instance's port belongs to another", metadata: ["instance": "\(id)", "port": "\(entry.record.port)"])
-      }
-    }
+    for id in instances.keys.sorted() { try await claimPort(of: id, term) }
+    gate.guards(instances.values.contains { $0.record.slots > 0 })
     logger.notice(
       "took over", metadata: ["instances": "\(instances.count)", "token": "\(term.fence.token)"])
     await self.record("leader.elected", lease.id, reason: "", fields: ["token": String(term.fence.token)])
+  }
+
+  /// Makes an instance's port its own in Redis. One whose port is another's by now cannot stay: it is the one that Redis
+  /// was not told of last.
+  private func claimPort(of id: String, _ term: Term) async throws(RedisError) {
+    guard let entry = instances[id], entry.record.port > 0, let ports = ports(of: entry.record, term.fence) else {
+      return
+    }
+    if try await redis.run(ports.adopt(port: entry.record.port, owner: id, now: Clock.unixMilliseconds)) { return }
+    logger.error(
+      "an instance's port belongs to another", metadata: ["instance": "\(id)", "port": "\(entry.record.port)"])
+    if instances[id]?.token == entry.token { instances[id]?.lost = "its port \(entry.record.port) belongs to another" }
   }
 
   func isOurs(_ record: InstanceRecord) -> Bool {
@@ -74,13 +89,13 @@ extension Supervisor {
   }
 
   /// The ports of a host, also of one that another control plane looks after; nil where instances have their own.
-  func ports(of host: String) -> Ports? {
+  func ports(of host: String, _ fence: Fence) -> Ports? {
     if let other = runtime.hosts.first(where: { $0.name == host }), other.portRange == nil { return nil }
-    return Ports(keys: keys, host: host)
+    return Ports(keys: keys, host: host, fence: fence)
   }
 
-  func ports(of record: InstanceRecord) -> Ports? {
-    ports(of: record.labels[InstanceRecord.hostLabel] ?? configuration.host)
+  func ports(of record: InstanceRecord, _ fence: Fence) -> Ports? {
+    ports(of: record.labels[InstanceRecord.hostLabel] ?? configuration.host, fence)
   }
 
   /// Takes an instance of Redis or of a file into the memory, as alive, as half launched, or as gone.
@@ -159,6 +174,7 @@ extension Supervisor {
     where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
       logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
       restore(id)
+      try await claimPort(of: id, term)
     }
     for id in registered.subtracting(before.keys) where instances[id] == nil {
       guard let record = try await redis.run(registry.instances()).first(where: { $0.id == id }) else { continue }
@@ -176,7 +192,10 @@ extension Supervisor {
   private func checkForeign(_ record: InstanceRecord, _ term: Term) async {
     guard upkeep.foreignCheckIsDue(record.id) else { return }
     let spec = spec(of: record.pool)
-    if await runtime.answers(record, spec: spec) {
+    // One that was being launched when its host's control plane lost the lead has nobody who would finish it.
+    let allowed = (spec?.launchTimeoutMilliseconds ?? 0) + Self.foreignLaunchMilliseconds
+    let isAbandoned = record.state == .starting && Clock.unixMilliseconds - record.startedAt > allowed
+    if !isAbandoned, await runtime.answers(record, spec: spec) {
       upkeep.foreignFailures[record.id] = 0
       return
     }
@@ -191,7 +210,8 @@ extension Supervisor {
           instance: record.id, reason: "its host \(host) does not answer", fence: term.fence,
           now: Clock.unixMilliseconds))
       try await redis.run(
-        Ports(keys: keys, host: host).release(port: record.port, owner: record.id, now: Clock.unixMilliseconds))
+        Ports(keys: keys, host: host, fence: term.fence).release(
+          port: record.port, owner: record.id, now: Clock.unixMilliseconds))
     } catch {
       logger.debug("it is not removed yet", metadata: ["instance": "\(record.id)", "error": "\(error)"])
     }

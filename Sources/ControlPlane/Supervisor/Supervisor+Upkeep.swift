@@ -33,6 +33,10 @@ struct Upkeep: Sendable {
   private var lastLook = ContinuousClock.now
   private var settlesAt = ContinuousClock.now
   var foreignFailures: [String: Int] = [:]
+  /// The replicas that there were when all was well; they are waited for when Redis has lost its data.
+  var replicas: Set<String> = []
+  /// How often in a row a standby found something on its host that no record names.
+  var strayLooks: [String: Int] = [:]
   var meter = LoadMeter(memoryBytes: Host.memoryBytes)
 
   /// Whether something is to be done again; true at most once in that time.
@@ -76,7 +80,7 @@ extension Supervisor {
   /// An allocation younger than this may belong to a launch that this leader does not see yet.
   private static let reclaimMilliseconds = 10_000
 
-  func keepUp() async throws(RedisError) {
+  func keepUp(_ term: Term) async throws(RedisError) {
     for spec in configuration.pools where spec.slots > 0 && upkeep.isSettled {
       let ended = try await redis.run(
         leases.endExpired(pool: spec.name, now: Clock.unixMilliseconds, limit: Self.expiredLimit))
@@ -86,43 +90,23 @@ extension Supervisor {
       }
       if ended.count == Self.expiredLimit { bell.ring() }
     }
-    for replica in upkeep.silent(try await redis.run(replicas.list())) {
+    let beats = try await redis.run(replicas.list())
+    if !gate.isWaiting { upkeep.replicas = Set(beats.map(\.id)) }
+    for replica in upkeep.silent(beats) {
       let sessions = try await redis.run(
         replicas.forget(id: replica.id, ifSilentSince: replica.lastBeat, now: Clock.unixMilliseconds))
       logger.warning("replica is silent", metadata: ["replica": "\(replica.id)", "sessions": "\(sessions.count)"])
       await record("replica.lost", replica.id, reason: "no heartbeat", fields: ["sessions": String(sessions.count)])
     }
     if upkeep.isDue("ports", every: Upkeep.portsMilliseconds) {
-      for host in portHosts { try await reclaimPorts(of: host) }
+      for host in portHosts { try await reclaimPorts(of: host, term) }
     }
     if upkeep.isDue("strays", every: Upkeep.straysMilliseconds) { removeStrays() }
     if upkeep.isDue("figures", every: Upkeep.figuresMilliseconds) { measure() }
   }
 
-  /// What a launch left behind whose control plane died, hung or could not be told: nobody knows it, or it stands on
-  /// another host than its instance.
-  private func removeStrays() {
-    Task { [runtime] in
-      for holding in await runtime.holdings() where await self.isStray(holding) {
-        self.logger.notice(
-          "what an unknown instance left is removed",
-          metadata: ["instance": "\(holding.instance)", "host": "\(holding.host)"])
-        await runtime.remove(holding)
-        await self.record("instance.reaped", holding.instance, reason: "nobody owns it")
-      }
-    }
-  }
-
-  private func isStray(_ holding: Holding) async -> Bool {
-    // Asked before the memory is: who does not lead any more knows nothing.
-    guard let term = await lease.current, term.number == termNumber else { return false }
-    guard let entry = instances[holding.instance] else { return true }
-    if entry.record.labels[InstanceRecord.hostLabel] != holding.host { return true }
-    return !entry.busy && entry.record.container != holding.container
-  }
-
-  private func reclaimPorts(of host: String) async throws(RedisError) {
-    guard let ports = ports(of: host) else { return }
+  private func reclaimPorts(of host: String, _ term: Term) async throws(RedisError) {
+    guard let ports = ports(of: host, term.fence) else { return }
     let now = Clock.unixMilliseconds
     let freed = try await redis.run(
       ports.reclaim(keeping: instances.keys.sorted(), olderThan: now - Self.reclaimMilliseconds, now: now))

@@ -70,6 +70,7 @@ package actor Supervisor {
   /// The term whose takeover is done.
   var termNumber: Int?
   var upkeep = Upkeep()
+  var gate = GateKeeper()
   private var lookAgainAt: Int?
   private var isStopping = false
   private var trouble: String?
@@ -119,15 +120,24 @@ package actor Supervisor {
     lookAgainAt = nil
     guard let term = await lease.current else {
       upkeep.redisWasAway()
-      if await lease.anotherLeads { abandon() }
+      if await lease.anotherLeads {
+        abandon()
+        await removeOwnStrays()
+      }
       return
     }
     do throws(RedisError) {
       // The lease is renewed every second; a Redis that was emptied a moment ago would still be believed otherwise.
-      let leader = try await redis.run(Leadership(keys: keys).current())
-      guard leader == Leader(id: term.fence.id, token: term.fence.token) else {
+      let look = try await redis.run(Leadership(keys: keys).look())
+      guard look.leader == Leader(id: term.fence.id, token: term.fence.token) else {
         upkeep.redisWasAway()
         return
+      }
+      if look.gate != .open || gate.isAnother(look.redis), !gate.isWaiting(in: look.redis) {
+        // This is not the Redis that was there, or not with all its data: everything is made sure of anew.
+        termNumber = nil
+        try await redis.run(Leadership(keys: keys).shutGate(fence: term.fence))
+        gate.shut(in: look.redis, knowing: upkeep.replicas)
       }
       if termNumber != term.number {
         try await takeOver(term)
@@ -135,12 +145,14 @@ package actor Supervisor {
         await lease.tookOver()
       }
       try await agreeWithRegistry(term)
+      gate.isOpen(in: look.redis)
+      try await openGate(term, look)
       await saveAll()
-      try await readOrders()
+      try await readOrders(term)
       try await readReports()
       try await reconcile()
       try await tellTroubles(term.fence)
-      try await keepUp()
+      try await keepUp(term)
       if trouble != nil {
         trouble = nil
         logger.notice("the supervisor works again")
@@ -160,6 +172,7 @@ package actor Supervisor {
     pools = [:]
     termNumber = nil
     upkeep = Upkeep()
+    gate = GateKeeper()
   }
 
   // MARK: Reconciling
@@ -188,7 +201,9 @@ package actor Supervisor {
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }, waiting: waiting,
+          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) },
+          // While nobody gets a slot, who waits is no sign that there are too few.
+          waiting: gate.isWaiting ? 0 : waiting,
           history: memory.history, restarts: memory.restarts, memory: memory.scaling),
         launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory

@@ -205,15 +205,23 @@ extension CommandDesk {
       if holdings.end(record.id) {
         core.end(record.id, reason: record.expiresAt <= now ? "hard limit" : Self.noReason)
       }
-    case .busy, .queued, .queueFull:
+    case .queued: owed.restoreAgain = true
+    case .busy, .queueFull:
       guard holdings.isHeld(record.id) else {
         core.withView { $0.sessions[record.id] = nil }
         break
       }
-      // Only an explicit end closes live sockets; but two clients share a browser now, and somebody should know.
+      // This replica was away for longer than it was waited for. Two clients in one browser are worse than none; where
+      // clients share an instance anyhow, one more does little harm.
+      let isExclusive = core.table?.pools[record.pool]?.slots == 1
       core.log.error(
-        "a live session could not be put back: others have its instance",
-        ["session": .string(record.id), "instance": .string(record.instance)])
+        isExclusive
+          ? "a live session is ended: others have its instance"
+          : "a live session could not be put back: others have all slots of its instance",
+        ["session": .string(String(record.id.prefix(8))), "instance": .string(record.instance)])
+      guard isExclusive else { break }
+      core.withView { $0.sessions[record.id] = nil }
+      if holdings.end(record.id) { core.end(record.id, reason: "others have its instance") }
     }
     return []
   }
@@ -248,7 +256,7 @@ extension CommandDesk {
     // The reservation runs out by itself.
     case .giveBack: break
     case .settleClaim(let claim, let instance): owed.claims.append((claim, instance))
-    case .reattach, .restore: owed.reattach = true
+    case .reattach, .restore, .settle: owed.reattach = true
     case .reasons(let sessions): for session in sessions { core.end(session, reason: Self.noReason) }
     // This replica knows it all the same.
     case .remember: break

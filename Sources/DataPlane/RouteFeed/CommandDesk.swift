@@ -60,6 +60,8 @@ final class CommandDesk {
   private var backoff = Backoff()
   private var nextAttempt = 0
   private var hasBeaten = false
+  /// The Redis process that has all sessions of this replica.
+  private var settled: String?
   private var nextBeat = 0
   private var lastRetry = Int.min / 2
 
@@ -75,7 +77,9 @@ final class CommandDesk {
     /// What is held must be attached again: Redis took this replica for dead, or sockets came while Redis was away.
     var reattach = false
     /// The feed's word what became of Redis: then also what Redis does not know any more is decided.
-    var reconcile: (lost: Bool, losses: Int)?
+    var reconcile: Reconciliation?
+    /// A session could not be put back yet.
+    var restoreAgain = false
     var isEmpty: Bool {
       detaches.isEmpty && ends.isEmpty && cancels.isEmpty && claims.isEmpty && jobs.isEmpty && !reattach
         && reconcile == nil
@@ -152,7 +156,9 @@ final class CommandDesk {
           cancelled.append(key)
         }
       case .ended(let session): operations += ended(session)
-      case .reconcile(let lost, let losses): owed.reconcile = ((owed.reconcile?.lost ?? false) || lost, losses)
+      case .reconcile(var word):
+        word.lost = word.lost || owed.reconcile?.lost ?? false
+        owed.reconcile = word
       }
     }
     perform(operations)
@@ -333,6 +339,7 @@ final class CommandDesk {
     figures["heldSessions"] = String(holdings.count)
     figures["waiting"] = String(poolOfWaiter.count)
     figures["slotsGranted"] = String(counters.granted)
+    if let settled, settled == connection?.process, core.isTrusted { figures[Replicas.settledFigure] = settled }
     let sent = touched
     touched = []
     // Counted after the beat, so that this replica is among them.
@@ -364,32 +371,51 @@ final class CommandDesk {
     operations += debts.claims.map(settleClaim)
     operations += debts.jobs.compactMap { remember($0.key, instance: $0.value) }
     perform(operations)
-    if let (lost, losses) = debts.reconcile {
-      reconcile(lost: lost, losses)
+    if let word = debts.reconcile {
+      reconcile(word)
     } else if debts.reattach {
       perform(holdings.sessions.map { reattach($0, losses: nil) })
     }
   }
 
   /// Makes Redis know again what lives here, and then believes Redis.
-  private func reconcile(lost: Bool, _ losses: Int) {
+  private func reconcile(_ word: Reconciliation) {
+    // This thread's connection may still be to a Redis that the feed has left: a master that was failed over.
+    if let connection, let wanted = word.redis, let process = connection.process, process != wanted {
+      self.connection = nil
+      nextAttempt = 0
+      // If it is the feed whose connection is the old one, it gives its word again when it has found the new one.
+      guard !word.wasRetried else { return }
+      var word = word
+      word.wasRetried = true
+      owed.reconcile = owed.reconcile ?? word
+      return
+    }
+    // First what is not held any more, so that it is in nobody's way.
+    perform([
+      Operation(.settle, replicas.settle(id: core.replica, holding: holdings.sessions, now: now)) { _ in .nothing }
+    ])
     var operations: [Operation] = []
-    if lost {
+    if word.lost {
       // The feed's record first: the session may have been prolonged since its socket came.
       operations = holdings.sessions.compactMap { core.session($0) ?? holdings.record($0) }.map(restore)
       // REST sessions that nobody is connected to have no other witness than the replicas.
       let kept = core.withView { view in view.sessions.values.filter { $0.origin == .rest && !$0.instance.isEmpty } }
       operations += kept.filter { !holdings.isHeld($0.id) && $0.expiresAt > now }.map(restore)
     } else {
-      operations = holdings.sessions.map { reattach($0, losses: losses) }
+      operations = holdings.sessions.map { reattach($0, losses: word.losses) }
     }
+    owed.restoreAgain = false
     perform(operations)
-    guard connection != nil, !owed.reattach else {
-      // Redis is away again; a newer word of the feed may come first.
-      owed.reconcile = owed.reconcile ?? (lost, losses)
+    guard let connection, !owed.reattach, !owed.restoreAgain else {
+      // Redis is away again, or another replica has to speak first; a newer word of the feed may come before.
+      owed.reconcile = owed.reconcile ?? word
       return
     }
-    core.trust(after: losses)
+    core.trust(after: word.losses)
+    settled = connection.process == word.redis ? word.redis : nil
+    // The leader waits for this word before anybody gets a slot.
+    nextBeat = 0
   }
 
   private func connect() -> Bool {

@@ -65,7 +65,7 @@ final class FeedReader {
       try resume(try queries.continuity(after: position, on: connection), connection)
     } else {
       try load(connection, endsMissing: false)
-      core.mailbox.reconcile(lost: false, losses: core.losses)
+      core.mailbox.reconcile(Reconciliation(lost: false, losses: core.losses, redis: connection.process))
     }
     began()
     while true {
@@ -100,7 +100,8 @@ final class FeedReader {
       rebuilding = (true, nil)
       try load(connection, endsMissing: false)
     }
-    core.mailbox.reconcile(lost: continuity == .lost, losses: core.losses)
+    core.mailbox.reconcile(
+      Reconciliation(lost: continuity == .lost, losses: core.losses, redis: connection.process))
   }
 
   /// Applies what came after the position; false when some of that is gone.

@@ -11,7 +11,16 @@ enum Errand: Sendable {
   case ended(session: String)
   /// The feed has a connection and the state of Redis is known: attach again what is held. `lost`: Redis came back with
   /// less than it had, so that what lives here is put back. `losses`: the feed's count, by which a stale word is known.
-  case reconcile(lost: Bool, losses: Int)
+  /// `redis`: the process that it is about.
+  case reconcile(Reconciliation)
+}
+
+struct Reconciliation: Sendable {
+  var lost: Bool
+  var losses: Int
+  var redis: String?
+  /// The command thread has looked for that process once.
+  var wasRetried = false
 }
 
 final class Mailbox: Sendable {
@@ -82,9 +91,9 @@ final class Mailbox: Sendable {
     }
   }
 
-  func reconcile(lost: Bool, losses: Int) {
+  func reconcile(_ word: Reconciliation) {
     _ = append { state in
-      state.errands.append(.reconcile(lost: lost, losses: losses))
+      state.errands.append(.reconcile(word))
       return true
     }
   }

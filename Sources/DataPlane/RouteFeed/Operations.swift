@@ -46,6 +46,8 @@ struct Operation {
     /// `losses`: when the feed asked for it, knowing the whole history; nil when the outcome decides nothing.
     case reattach(session: String, losses: Int?)
     case restore(SessionRecord)
+    /// All that is held here, so that Redis believes in nothing else.
+    case settle
     case reasons([String])
     case remember(target: String)
     case beat(touched: Set<String>)

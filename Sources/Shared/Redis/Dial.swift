@@ -1,4 +1,4 @@
-// Makes the socket of a connection: looks the host up, tries its addresses one after the other, sets keepalive.
+// Makes the socket of a connection: has the host looked up, tries its addresses one after the other, sets keepalive.
 import Glibc
 
 /// Connects within the time; the error says where and why not.
@@ -19,30 +19,36 @@ func dial(_ url: RedisURL, interrupter: RedisInterrupter, _ deadline: Deadline) 
     return try result.get()
 
   case .tcp(let host, let port):
-    var hints = unsafe addrinfo()
-    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-    unsafe hints.ai_flags = AI_NUMERICSERV
-    var found: UnsafeMutablePointer<addrinfo>?
-    let code = unsafe getaddrinfo(host, String(port), &hints, &found)
-    guard code == 0 else {
-      throw .connect("\(url): no address for the host: \(unsafe String(cString: gai_strerror(code)))")
+    let addresses: [HostLookup.Address]
+    switch HostLookup.find(host, port: port, interrupter: interrupter, deadline) {
+    case .found(let found): addresses = found
+    case .none(let why): throw .connect("\(url): no address for the host: \(why)")
+    case .late:
+      throw .connect(
+        "\(url): the host's name was not looked up in time; do the name servers answer? An address needs none")
+    case .interrupted: throw .interrupted
     }
-    defer { unsafe freeaddrinfo(found) }
     var failure = RedisError.connect("\(url): the host has no address")
-    var next = unsafe found
-    while let entry = unsafe next {
+    for address in addresses {
       do throws(RedisError) {
-        let socket = unsafe try connected(
-          url, family: entry.pointee.ai_family, entry.pointee.ai_addr, entry.pointee.ai_addrlen, interrupter, deadline)
+        let result = unsafe address.bytes.withUnsafeBytes { bytes in
+          Result { () throws(RedisError) -> Int32 in
+            unsafe try connected(
+              url, family: address.family, bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self),
+              socklen_t(bytes.count), interrupter, deadline)
+          }
+        }
+        let socket = try result.get()
         keepAlive(socket)
         return socket
       } catch {
         if error == .interrupted { throw error }
         failure = error
       }
-      unsafe next = entry.pointee.ai_next
     }
     throw failure
+
+  case .sentinel: preconditionFailure("the sentinels are asked first: see SentinelLookup")
   }
 }
 

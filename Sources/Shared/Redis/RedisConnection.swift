@@ -4,7 +4,7 @@ package import State
 
 /// Limits and names of connections.
 package struct RedisOptions: Sendable {
-  /// For looking up, connecting, TLS and AUTH together; the lookup itself is the system's and may take longer.
+  /// For asking sentinels, looking up, connecting, TLS and AUTH together.
   package var connectTimeoutMilliseconds = 2_000
   /// For the answers of one ``RedisConnection/run(_:)`` or pipeline.
   package var commandTimeoutMilliseconds = 5_000
@@ -22,8 +22,14 @@ package struct RedisOptions: Sendable {
 /// A connection that belongs to one thread. After ``RedisError/timeout(_:mayHaveRun:)`` or
 /// ``RedisError/closed(_:mayHaveRun:)`` it is closed: make a new one. Error replies leave it open.
 package final class RedisConnection {
+  /// As it was given; with sentinels, ``server`` is the master they named.
   package let url: RedisURL
+  /// Where it leads.
+  package let server: RedisURL
   package let options: RedisOptions
+  /// Names the Redis process at its other end (`run_id` of INFO), which a restart or a fail-over changes; nil where INFO is
+  /// not allowed.
+  package private(set) var process: String?
   /// Ends this connection's waits from another thread.
   package let interrupter: RedisInterrupter
   private let transport: any Transport
@@ -48,14 +54,28 @@ package final class RedisConnection {
     self.interrupter = interrupter
     reader = ReplyReader(maximumReplyBytes: options.maximumReplyBytes)
     let deadline = Deadline(milliseconds: options.connectTimeoutMilliseconds)
-    let socket = try dial(url, interrupter: interrupter, deadline)
-    let plain = PlainTransport(socket: socket, interrupter: interrupter)
-    if let tls = url.tls, case .tcp(let host, _) = url.place {
-      transport = try TLSTransport(plain, host: host, settings: tls, interrupter: interrupter, deadline)
-    } else {
-      transport = plain
+    server = try SentinelLookup.server(of: url, interrupter: interrupter, deadline)
+    let plain: PlainTransport
+    do throws(RedisError) {
+      let socket = try dial(server, interrupter: interrupter, deadline)
+      plain = PlainTransport(socket: socket, interrupter: interrupter)
+      if let tls = server.tls, case .tcp(let host, _) = server.place {
+        transport = try TLSTransport(plain, host: host, settings: tls, interrupter: interrupter, deadline)
+      } else {
+        transport = plain
+      }
+    } catch {
+      SentinelLookup.wasWrong(url)
+      throw error
     }
-    try greet(deadline)
+    do throws(RedisError) { try greet(deadline) } catch {
+      SentinelLookup.wasWrong(url)
+      throw error
+    }
+    if case .sentinel(let sentinels) = url.place, case .tcp(let host, let port) = server.place {
+      plain.watch = SentinelWatch.of(url, sentinels)
+      plain.watch?.follow(plain.socket, to: RedisURL.Sentinels.Address(host: host, port: port))
+    }
   }
 
   deinit { transport.close() }
@@ -107,6 +127,8 @@ extension RedisConnection {
       let later = try roundTrip(again.map(words), deadline, name: again[0].name)
       for (index, reply) in zip(missing, later) { replies[index] = reply }
     }
+    // It was the master and is none any more: the next connection finds the one that is.
+    if replies.contains(where: \.isReadOnly) { shut("\(server) is a replica now") }
     return replies
   }
 
@@ -221,6 +243,10 @@ extension RedisConnection {
     if let password = url.password { commands.append(["AUTH"] + (url.user.map { [$0] } ?? []) + [password]) }
     if url.database != 0 { commands.append(["SELECT", String(url.database)]) }
     if let name = options.clientName { commands.append(["CLIENT", "SETNAME", name]) }
+    commands.append(["INFO", "server"])
+    var followsMaster = false
+    if case .sentinel = url.place { followsMaster = true }
+    if followsMaster { commands.append(["ROLE"]) }
     commands.append(["PING"])
     let replies: [Reply]
     do throws(RedisError) { replies = try roundTrip(commands, deadline, name: "PING", runs: false) } catch {
@@ -228,10 +254,24 @@ extension RedisConnection {
       throw .connect(error.description)
     }
     for (command, reply) in zip(commands, replies) {
-      guard case .error(let message) = reply else { continue }
+      if command[0] == "INFO", let text = reply.text { process = Self.process(in: text) }
+      if command[0] == "ROLE", case .array(let parts) = reply, parts.first?.text != "master" {
+        shut("\(server) is no master")
+        let role = parts.first?.text ?? "stranger"
+        throw .connect("\(url): \(server), which a sentinel named, is a \(role): a fail-over is under way")
+      }
+      // Without the right to see INFO one only knows less.
+      guard case .error(let message) = reply, command[0] != "INFO" else { continue }
       shut("the greeting failed")
       throw .connect(Self.sentence(url, command[0], message))
     }
+  }
+
+  /// Some services that speak like Redis have none: then they are never seen to be another one (see State's Leadership).
+  private static func process(in text: String) -> String {
+    let mark = "run_id:"
+    let line = text.split(whereSeparator: \.isNewline).first { $0.hasPrefix(mark) }
+    return line.map { String($0.dropFirst(mark.count)) } ?? "unknown"
   }
 
   /// What a refused greeting means; Redis never repeats the password.
@@ -249,6 +289,10 @@ extension RedisConnection {
 }
 
 extension Reply {
+  fileprivate var isReadOnly: Bool {
+    if case .error(let message) = self { message.hasPrefix("READONLY") } else { false }
+  }
+
   fileprivate var isNoScript: Bool {
     if case .error(let message) = self { message.hasPrefix("NOSCRIPT") } else { false }
   }

@@ -44,7 +44,9 @@ package enum RedisError: Error, Sendable, Equatable, CustomStringConvertible {
 
   /// Errors of a server that starts, fails over or runs a stuck script; another connection, later, may work.
   static func isTemporary(_ message: String) -> Bool {
-    ["LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN"].contains { message.hasPrefix($0 + " ") }
+    ["LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN"].contains {
+      message.hasPrefix($0 + " ")
+    }
   }
 
   package var description: String {

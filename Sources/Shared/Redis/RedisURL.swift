@@ -6,7 +6,8 @@ package struct RedisURLError: Error, Equatable, Sendable, CustomStringConvertibl
   init(_ what: String) {
     description =
       "REDIS_URL: \(what); expected is redis://[[user]:password@]host[:port][/database], rediss://… for TLS "
-      + "(with ?ca=FILE or ?verify=no if need be), or unix:/path/to/socket[?db=number]"
+      + "(with ?ca=FILE or ?verify=no if need be), unix:/path/to/socket[?db=number], or "
+      + "redis+sentinel://[[user]:password@]sentinel[:port],sentinel[:port]…/master[/database] (rediss+sentinel:// for TLS)"
   }
 }
 
@@ -14,6 +15,32 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
   package enum Place: Sendable, Equatable {
     case tcp(host: String, port: Int)
     case unix(path: String)
+    /// Wherever these sentinels say that the master is.
+    case sentinel(Sentinels)
+  }
+  /// Who knows where the master is.
+  package struct Sentinels: Sendable, Equatable {
+    package struct Address: Sendable, Hashable {
+      package var host: String
+      package var port: Int
+      package init(host: String, port: Int) {
+        self.host = host
+        self.port = port
+      }
+    }
+    package var addresses: [Address]
+    /// The name by which they know it.
+    package var master: String
+    /// Their own, which are not those of Redis.
+    package var user: String?
+    package var password: String?
+
+    package init(addresses: [Address], master: String, user: String? = nil, password: String? = nil) {
+      self.addresses = addresses
+      self.master = master
+      self.user = user
+      self.password = password
+    }
   }
   package struct TLS: Sendable, Equatable {
     /// Certificates to trust instead of the system's, PEM.
@@ -34,11 +61,29 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
   package var password: String?
   package var database: Int
 
+  /// One server, e.g. a sentinel.
+  init(host: String, port: Int, tls: TLS?, user: String?, password: String?) {
+    place = .tcp(host: host, port: port)
+    self.tls = tls
+    self.user = user
+    self.password = password
+    database = 0
+  }
+
   package init(parsing text: String) throws(RedisURLError) {
     guard let colon = text.firstIndex(of: ":") else { throw RedisURLError("there is no scheme") }
     let scheme = text[..<colon].lowercased()
-    guard ["redis", "rediss", "unix"].contains(scheme) else { throw RedisURLError("unknown scheme \"\(scheme)\"") }
+    let asksSentinels = ["redis+sentinel", "rediss+sentinel", "redis-sentinel", "rediss-sentinel"].contains(scheme)
+    guard asksSentinels || ["redis", "rediss", "unix"].contains(scheme) else {
+      throw RedisURLError("unknown scheme \"\(scheme)\"")
+    }
     var rest = text[text.index(after: colon)...]
+    // Some clients write the master's name there: redis-sentinel://host,host/0#mymaster.
+    var fragment: Substring?
+    if asksSentinels, let mark = rest.lastIndex(of: "#") {
+      fragment = rest[rest.index(after: mark)...]
+      rest = rest[..<mark]
+    }
     guard !rest.contains("#") else { throw RedisURLError("there is a # in it; write %23 within a password") }
 
     var settings: [String: String] = [:]
@@ -83,14 +128,26 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
     } else {
       guard hasAuthority else { throw RedisURLError("\(scheme): must be followed by //") }
       var hostAndPort = rest
+      var path = rest[rest.endIndex...]
       if let slash = rest.firstIndex(of: "/") {
         hostAndPort = rest[..<slash]
-        let path = rest[rest.index(after: slash)...]
-        if !path.isEmpty { databaseText = String(path) }
+        path = rest[rest.index(after: slash)...]
       }
-      place = try Self.place(hostAndPort)
+      if asksSentinels {
+        var sentinels = try Self.sentinels(hostAndPort, path: &path, fragment: fragment)
+        sentinels.user = settings.removeValue(forKey: "sentinelUser")
+        sentinels.password = settings.removeValue(forKey: "sentinelPassword")
+        guard sentinels.user == nil || sentinels.password != nil else {
+          throw RedisURLError("sentinelUser needs a sentinelPassword")
+        }
+        place = .sentinel(sentinels)
+      } else {
+        let (host, port) = try Self.address(hostAndPort, defaultPort: 6_379)
+        place = .tcp(host: host, port: port)
+      }
+      if !path.isEmpty { databaseText = String(path) }
       tls = nil
-      if scheme == "rediss" {
+      if scheme.hasPrefix("rediss") {
         let verify = settings.removeValue(forKey: "verify") ?? "yes"
         guard ["yes", "no"].contains(verify) else { throw RedisURLError("verify must be yes or no") }
         tls = TLS(caFile: settings.removeValue(forKey: "ca"), verify: verify == "yes")
@@ -107,7 +164,33 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
     if let unknown = settings.keys.sorted().first { throw RedisURLError("unknown setting \"\(unknown)\"") }
   }
 
-  private static func place(_ text: Substring) throws(RedisURLError) -> Place {
+  private static let maximumSentinels = 32
+
+  /// Takes the master's name from the path (`/master/database`) unless the fragment has it (`/database#master`).
+  private static func sentinels(
+    _ text: Substring, path: inout Substring, fragment: Substring?
+  ) throws(RedisURLError) -> Sentinels {
+    var addresses: [Sentinels.Address] = []
+    for one in text.split(separator: ",", omittingEmptySubsequences: false) {
+      let (host, port) = try address(one, defaultPort: 26_379)
+      addresses.append(Sentinels.Address(host: host, port: port))
+    }
+    guard addresses.count <= maximumSentinels else {
+      throw RedisURLError("more than \(maximumSentinels) sentinels are named; three are enough")
+    }
+    var name = fragment ?? ""
+    if fragment == nil {
+      name = path.prefix { $0 != "/" }
+      path = path.dropFirst(name.count + 1)
+    }
+    let master = try decode(name, "the master's name")
+    guard !master.isEmpty, !master.contains(where: \.isWhitespace) else {
+      throw RedisURLError("the name by which the sentinels know the master is missing: …/mymaster")
+    }
+    return Sentinels(addresses: addresses, master: master)
+  }
+
+  private static func address(_ text: Substring, defaultPort: Int) throws(RedisURLError) -> (String, Int) {
     var host = text
     var portText: Substring?
     if text.hasPrefix("[") {
@@ -122,11 +205,11 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
       portText = text[text.index(after: colon)...]
     }
     guard !host.isEmpty else { throw RedisURLError("there is no host") }
-    guard let portText else { return .tcp(host: String(host), port: 6_379) }
+    guard let portText else { return (String(host), defaultPort) }
     guard let port = Int(portText), (1...65_535).contains(port) else {
       throw RedisURLError("the port must be a number from 1 to 65535")
     }
-    return .tcp(host: String(host), port: port)
+    return (String(host), port)
   }
 
   private static func decode(_ text: Substring, _ what: String) throws(RedisURLError) -> String {
@@ -152,9 +235,15 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible, CustomDeb
     switch place {
     case .unix(let path): "unix:\(path)" + (database == 0 ? "" : "?db=\(database)")
     case .tcp(let host, let port):
-      (tls == nil ? "redis://" : "rediss://") + (host.contains(":") ? "[\(host)]" : host) + ":\(port)"
+      (tls == nil ? "redis://" : "rediss://") + Self.text(host, port) + (database == 0 ? "" : "/\(database)")
+    case .sentinel(let sentinels):
+      (tls == nil ? "redis+sentinel://" : "rediss+sentinel://")
+        + sentinels.addresses.map { Self.text($0.host, $0.port) }.joined(separator: ",") + "/" + sentinels.master
         + (database == 0 ? "" : "/\(database)")
     }
+  }
+  private static func text(_ host: String, _ port: Int) -> String {
+    (host.contains(":") ? "[\(host)]" : host) + ":\(port)"
   }
   package var debugDescription: String { description }
 }

@@ -17,6 +17,8 @@ final class PlainTransport: Transport {
   let socket: Int32
   private let interrupter: RedisInterrupter
   private var closed = false
+  /// Ends the connection when sentinels name another master.
+  var watch: SentinelWatch?
 
   init(socket: Int32, interrupter: RedisInterrupter) {
     self.socket = socket
@@ -63,6 +65,7 @@ final class PlainTransport: Transport {
   func close() {
     guard !closed else { return }
     closed = true
+    watch?.leave(socket)
     interrupter.unwatch(socket)
     Glibc.close(socket)
   }

@@ -59,6 +59,10 @@ package struct Keys: Sendable, Equatable {
   package func replicaSessions(_ id: String) -> String { "\(prefix)replica:\(id):sessions" }
   package var leader: String { prefix + "leader" }
   package var leaderToken: String { prefix + "leader:token" }
+  /// Who led last.
+  package var leaderLast: String { prefix + "leader:last" }
+  /// The Redis process in which slots may be given away; see Leadership.
+  package var gate: String { prefix + "gate" }
   /// What operators asked of instances through any control plane, until the leader has done it.
   package var orders: String { prefix + "orders" }
   /// The weights that operators gave to instances.

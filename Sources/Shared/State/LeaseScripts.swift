@@ -74,9 +74,16 @@ extension Leases {
       return call('ZRANK', waiting_key(pool), id) or call('ZCARD', waiting_key(pool))
     end
 
+    -- Whether this is the Redis process in which the leader lets slots be given away: see Leadership.swift.
+    local function is_open()
+      local gate = call('GET', prefix .. 'gate')
+      return not gate or gate == (string.match(call('INFO', 'server'), 'run_id:(%x+)') or 'unknown')
+    end
+
     -- The instance whose slot the ticket with this rank may have, or nil: there must be more free slots than waiters
     -- before it. Without a wish it is the instance with most free slots.
     local function choose(pool, wanted, before)
+      if not is_open() then return nil end
       local free, found = 0, call('ZREVRANGEBYSCORE', slots_key(pool), '+inf', 1, 'WITHSCORES', 'LIMIT', 0, before + 1)
       for i = 2, #found, 2 do free = free + tonumber(found[i]) end
       if free <= before then return nil end
@@ -236,14 +243,26 @@ extension Leases {
 
   static let restoreScript = SharedScript.script(
     "leases.restore",
-    opening + #"""
+    opening + queueing + #"""
       local t = template()
       local id, holder = ARGV[15], ARGV[16]
       local held = lease_of(t.id)
       if held then return resume(t.id, held, holder) end
       if id == '' or tonumber(t.hard) <= now or call('ZSCORE', ended_key, t.id) then return {'unknown'} end
       local instance = record(instances_key, id)
-      if instance and call('ZCARD', instance_sessions_key(id)) >= tonumber(instance.slots) then return {'busy'} end
+      local function is_full()
+        return instance and call('ZCARD', instance_sessions_key(id)) >= tonumber(instance.slots)
+      end
+      -- Old data may name a client who had the slot before this one. It goes when nobody has a socket of it; or else its
+      -- replica has to say first that it has none: until the gate opens, ask again.
+      if is_full() and holder ~= '' and not is_open() then
+        for _, session in ipairs(call('ZRANGE', instance_sessions_key(id), 0, -1)) do
+          local lease = lease_of(session)
+          if lease and #holders_of(lease) == 0 and is_full() then finish(session, lease, 'overtaken') end
+        end
+        if is_full() then return {'queued', 1} end
+      end
+      if is_full() then return {'busy'} end
       return open(t, id, holder, -1, true, ARGV[17])
       """#)
 

@@ -87,7 +87,8 @@ package struct Leases: Sendable {
   }
 
   /// Puts back a session that still lives although Redis lost its data: on its own instance, also when that has not
-  /// been registered again yet. `unknown` when its hard limit is over or it was ended since then. `busy` when others have all slots of the instance.
+  /// been registered again yet. `unknown` when its hard limit is over or it was ended since then. `busy` when others have all slots of the instance,
+  /// `queued` when that may be old data: ask again.
   package func restore(_ session: SessionRecord, holder: String?, now: Int) -> Command<Grant> {
     keys.call(
       Self.restoreScript, now: now, Self.template(session) + [session.instance, holder ?? "", session.json.text],

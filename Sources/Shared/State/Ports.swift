@@ -32,12 +32,16 @@ package struct PortFigures: Sendable, Equatable {
 package struct Ports: Sendable {
   package let host: String
   private let keys: [String]
+  private let fence: Fence?
 
-  package init(keys: Keys, host: String) {
+  /// With the leader's fence every change is refused with FENCED when another leads, or nobody does; a leader always has
+  /// one. Without (tests, and those who only read) nothing is asked.
+  package init(keys: Keys, host: String, fence: Fence? = nil) {
     self.host = host
+    self.fence = fence
     self.keys = [
       keys.portsFree(host: host), keys.portsAllocated(host: host), keys.portsOwner(host: host),
-      keys.portsByOwner(host: host), keys.portsQuarantined(host: host), keys.portsRange(host: host),
+      keys.portsByOwner(host: host), keys.portsQuarantined(host: host), keys.portsRange(host: host), keys.leader,
     ]
   }
 
@@ -45,7 +49,7 @@ package struct Ports: Sendable {
     _ script: Script, now: Int, _ arguments: [String] = [],
     parse: @escaping @Sendable (Reply) throws(StateError) -> R
   ) -> Command<R> {
-    Command(.script(script, keys: keys, arguments: [String(now)] + arguments), parse: parse)
+    Command(.script(script, keys: keys, arguments: [String(now), fence?.value ?? ""] + arguments), parse: parse)
   }
 
   /// Makes the range what it should be: new ports become free, free ones outside go. Ports that are taken stay taken,
@@ -118,12 +122,17 @@ package struct Ports: Sendable {
   }
 }
 
-// The scripts. ARGV[1] is now; KEYS are in the order of `Ports.keys`.
+// The scripts. ARGV[1] is now, ARGV[2] the fence; KEYS are in the order of `Ports.keys`.
 extension Ports {
   private static let common = #"""
-    local free, allocated, owners, ports, quarantined, range = unpack(KEYS)
+    local free, allocated, owners, ports, quarantined, range, leader_key = unpack(KEYS)
     local now = tonumber(ARGV[1])
     local call = redis.call
+
+    if ARGV[2] ~= '' and call('GET', leader_key) ~= ARGV[2] then
+      local leader = call('GET', leader_key) or 'nobody'
+      return redis.error_reply('FENCED ' .. leader .. ' leads now, not ' .. ARGV[2] .. '; nothing was written')
+    end
 
     -- Nobody has the port: it is free again, unless the range no longer has it.
     local function give_back(port)
@@ -162,8 +171,8 @@ extension Ports {
   static let configureScript = Script(
     name: "ports.configure",
     source: common + #"""
-      local first, last = tonumber(ARGV[2]), tonumber(ARGV[3])
-      call('SET', range, ARGV[2] .. '-' .. ARGV[3])
+      local first, last = tonumber(ARGV[3]), tonumber(ARGV[4])
+      call('SET', range, ARGV[3] .. '-' .. ARGV[4])
       for _, port in ipairs(call('ZRANGE', free, 0, -1)) do
         if tonumber(port) < first or tonumber(port) > last then call('ZREM', free, port) end
       end
@@ -179,7 +188,7 @@ extension Ports {
   static let allocateScript = Script(
     name: "ports.allocate",
     source: common + #"""
-      local owner = ARGV[2]
+      local owner = ARGV[3]
       local held = call('HGET', ports, owner)
       if held then
         call('ZADD', allocated, now, held)
@@ -195,7 +204,7 @@ extension Ports {
   static let releaseScript = Script(
     name: "ports.release",
     source: common + #"""
-      local port, owner = ARGV[2], ARGV[3]
+      local port, owner = ARGV[3], ARGV[4]
       if call('HGET', owners, port) ~= owner then return 0 end
       drop(port, owner)
       give_back(port)
@@ -205,25 +214,25 @@ extension Ports {
   static let renewScript = Script(
     name: "ports.renew",
     source: common + #"""
-      if call('HGET', owners, ARGV[2]) ~= ARGV[3] then return 0 end
-      call('ZADD', allocated, now, ARGV[2])
+      if call('HGET', owners, ARGV[3]) ~= ARGV[4] then return 0 end
+      call('ZADD', allocated, now, ARGV[3])
       return 1
       """#)
 
   static let quarantineScript = Script(
     name: "ports.quarantine",
     source: common + #"""
-      local port, owner = ARGV[2], ARGV[3]
+      local port, owner = ARGV[3], ARGV[4]
       if call('HGET', owners, port) ~= owner then return 0 end
       drop(port, owner)
-      call('ZADD', quarantined, tonumber(ARGV[4]), port)
+      call('ZADD', quarantined, tonumber(ARGV[5]), port)
       return 1
       """#)
 
   static let adoptScript = Script(
     name: "ports.adopt",
     source: common + #"""
-      local port, owner = ARGV[2], ARGV[3]
+      local port, owner = ARGV[3], ARGV[4]
       local has = call('HGET', owners, port)
       if has and has ~= owner then return 0 end
       local other = call('HGET', ports, owner)
@@ -253,8 +262,8 @@ extension Ports {
     source: common + listing + #"""
       thaw()
       local keep = {}
-      for i = 3, #ARGV do keep[ARGV[i]] = true end
-      local freed, old = {}, call('ZRANGEBYSCORE', allocated, '-inf', '(' .. ARGV[2], 'WITHSCORES')
+      for i = 4, #ARGV do keep[ARGV[i]] = true end
+      local freed, old = {}, call('ZRANGEBYSCORE', allocated, '-inf', '(' .. ARGV[3], 'WITHSCORES')
       for i = 1, #old, 2 do
         local found = lease(old[i], old[i + 1])
         if not keep[found[2]] then

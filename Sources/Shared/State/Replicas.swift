@@ -17,6 +17,9 @@ package struct Replicas: Sendable {
   private let keys: Keys
   package init(keys: Keys) { self.keys = keys }
 
+  /// The figure by which a replica says in which Redis process all of its sessions are (again).
+  package static let settledFigure = "settled"
+
   /// Says that the replica lives, with its figures, and which sessions moved bytes. False when the replica was not
   /// known: it is new, or was forgotten meanwhile, and must attach the sessions again whose sockets it still has.
   package func beat(id: String, figures: [String: String], touched: [String], now: Int) -> Command<Bool> {
@@ -47,6 +50,12 @@ package struct Replicas: Sendable {
     }
   }
 
+  /// Says of which sessions the replica has sockets, all of them. A Redis that came back with old data may believe in more,
+  /// whose clients have gone since; those are let go of, and returned.
+  package func settle(id: String, holding sessions: [String], now: Int) -> Command<[String]> {
+    keys.call(Self.settleScript, now: now, [id] + sessions, parse: Read.strings("replicas.settle"))
+  }
+
   /// Removes a replica, lets go of the sessions it held and returns them. With `ifSilentSince`, only when its last
   /// beat is not later than that: so a replica that beats again between the leader's look and its word stays.
   package func forget(id: String, ifSilentSince: Int? = nil, now: Int) -> Command<[String]> {
@@ -70,6 +79,21 @@ extension Replicas {
     call('HSET', replica_key(id), 'at', whole(now), 'since', since)
     for i = last + 1, #ARGV do touch(ARGV[i]) end
     return tonumber(since) == now and 0 or 1
+    """#)
+
+  static let settleScript = SharedScript.script(
+    "replicas.settle",
+    #"""
+    local id, kept, gone = ARGV[5], {}, {}
+    for i = 6, #ARGV do kept[ARGV[i]] = true end
+    for _, session in ipairs(call('SMEMBERS', replica_sessions_key(id))) do
+      if not kept[session] then
+        local lease = lease_of(session)
+        if lease then let_go(session, lease, id) else call('SREM', replica_sessions_key(id), session) end
+        gone[#gone + 1] = session
+      end
+    end
+    return gone
     """#)
 
   static let forgetScript = SharedScript.script(

@@ -93,8 +93,8 @@ extension DockerRuntime {
   }
 
   package func remove(_ holding: Holding) async {
-    guard let engine = engine(holding.host) else { return }
-    if let problem = await remove(holding.container, at: engine) {
+    guard let container = holding.container, let engine = engine(holding.host) else { return }
+    if let problem = await remove(container, at: engine) {
       engine.logger.warning("a container is left", metadata: ["reason": "\(problem)"])
     }
   }
