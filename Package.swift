@@ -149,6 +149,9 @@ let package = Package(
       ],
       path: "Tests/Integration", swiftSettings: strict),
     .testTarget(
+      name: "SimulationTests", dependencies: ["Domain", "Reconciler", "Redis", "Routing", "State", "TestSupport"],
+      path: "Tests/Simulation", swiftSettings: strict),
+    .testTarget(
       name: "EndToEndTests",
       dependencies: ["CLinux", "TestSupport", "Redis", "State", "Routing", "JSON", "Posix", "TLS"],
       path: "Tests/EndToEnd", exclude: ["clients"], swiftSettings: strict),
@@ -159,7 +162,7 @@ let package = Package(
 // time: a sanitizer's build shares nothing with the ordinary one.
 if Context.environment["BERTH_DATA_PLANE_ONLY"] != nil {
   var left = Set(package.targets.filter { ($0.path ?? "").hasPrefix("Sources/ControlPlane/") }.map(\.name))
-  left.formUnion(left.map { $0 + "Tests" } + ["EndToEndTests"])
+  left.formUnion(left.map { $0 + "Tests" } + ["EndToEndTests", "SimulationTests"])
   package.targets.removeAll { left.contains($0.name) }
   package.products.removeAll { left.contains($0.name) }
   let folder = Context.packageDirectory + "/Tests/Integration"

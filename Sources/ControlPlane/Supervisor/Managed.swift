@@ -25,6 +25,8 @@ struct Managed: Sendable {
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
+  /// Its removal from Redis was begun, and it is not known how far it came.
+  var removalBegan = false
   /// Redis does not have `record` yet.
   var isUnsaved = false
   var isSaving = false
@@ -66,7 +68,8 @@ struct Managed: Sendable {
     guard lifecycle.apply(event), let state = lifecycle.state else { return false }
     record.state = state
     self.reason = reason
-    isUnsaved = true
+    // One without a port has never been on record.
+    if record.port > 0 { isUnsaved = true }
     return true
   }
 }

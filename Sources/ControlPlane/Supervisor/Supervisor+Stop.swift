@@ -16,9 +16,13 @@ extension Supervisor {
     instances[id]?.busy = true
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
-      guard await self.announceStop(id, token: entry.token, reason: reason),
-        let record = self.instances[id]?.record
-      else { return }
+      // It may be off the record by now, and must not come back.
+      if entry.removalBegan {
+        self.instances[id]?.isUnsaved = false
+      } else {
+        guard await self.announceStop(id, token: entry.token, reason: reason) else { return }
+      }
+      guard let record = self.instances[id]?.record, self.instances[id]?.token == entry.token else { return }
       await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
     }
   }
@@ -60,6 +64,7 @@ extension Supervisor {
       instances[id]?.busy = false
       return
     }
+    await keepFromSaving(id, token)
     do throws(RedisError) {
       let now = Clock.unixMilliseconds
       try await redis.run(registry.remove(instance: id, reason: reason, fence: fence, now: now))
@@ -71,6 +76,8 @@ extension Supervisor {
       logger.warning("an instance is not forgotten yet", metadata: ["instance": "\(id)", "error": "\(error)"])
       if instances[id]?.token == token {
         instances[id]?.lost = reason
+        instances[id]?.removalBegan = true
+        instances[id]?.isSaving = false
         instances[id]?.busy = false
       }
       return
@@ -80,6 +87,16 @@ extension Supervisor {
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     forget(id, token)
+  }
+
+  /// From here on nothing of the instance is written any more: what is on its way over another connection would come
+  /// after its removal.
+  private func keepFromSaving(_ id: String, _ token: Int) async {
+    while let entry = instances[id], entry.token == token, entry.isSaving {
+      let seen = bell.rings
+      await bell.wait(after: seen, milliseconds: 10)
+    }
+    if instances[id]?.token == token { instances[id]?.isSaving = true }
   }
 
   /// Operators' orders that Redis holds.

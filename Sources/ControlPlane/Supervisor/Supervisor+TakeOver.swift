@@ -124,7 +124,7 @@ extension Supervisor {
   /// Redis has lost an instance: it is written again. One that a client had may get no other one; those that replicas
   /// have sockets of come back by themselves, so it is not ended before they had time for that.
   private func restore(_ id: String) {
-    guard let entry = instances[id], entry.record.port > 0 else { return }
+    guard let entry = instances[id], entry.record.port > 0, entry.lost == nil else { return }
     if entry.wasUsed, (spec(of: entry.record.pool)?.recycleAfterSessions ?? 0) > 0, entry.record.state == .ready {
       _ = instances[id]?.apply(.drain, reason: "Redis lost its sessions")
     }
@@ -172,6 +172,11 @@ extension Supervisor {
     // changed during the question was not asked about.
     for id in before.keys
     where !registered.contains(id) && before[id]?.isSettled == true && instances[id]?.isSettled == true {
+      // Its end was begun and could not be finished, or its launch before it had a port: what is left of it goes too.
+      if let entry = instances[id], entry.lost != nil || entry.record.port == 0 {
+        end(id, reason: entry.lost ?? "its launch was given up")
+        continue
+      }
       logger.warning("Redis has lost an instance", metadata: ["instance": "\(id)"])
       restore(id)
       try await claimPort(of: id, term)
