@@ -43,6 +43,7 @@ package struct Handlers: Sendable {
   let bell: WakeBell
   let logger: Logger
   let leases: Leases
+  let launches: Launches
   let idempotency: Idempotency
   let clock: @Sendable () -> Int
 
@@ -58,6 +59,7 @@ package struct Handlers: Sendable {
     self.logger = logger
     self.clock = clock
     leases = Leases(keys: keys)
+    launches = Launches(keys: keys)
     idempotency = Idempotency(keys: keys)
   }
 

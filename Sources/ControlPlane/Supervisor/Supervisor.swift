@@ -161,6 +161,7 @@ package actor Supervisor {
 
   private func reconcile() async throws(RedisError) {
     let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
+    let requests = try await readLaunchRequests()
     var looks: [String: ([Look], waiting: Int)] = [:]
     for name in names { looks[name] = try await look(at: name) }
     // Asked last: when Redis still has an instance now, it had not lost its data when it was asked about its slots. An
@@ -170,13 +171,16 @@ package actor Supervisor {
     var launches: [String: [WantedLaunch]] = [:]
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
-      let spec = spec(of: name)
+      let observed = looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }
+      let isTailored = Set(looks.map(\.entry.record).filter { $0.session != nil }.map(\.id))
+      let spec = await tailor(
+        spec(of: name), requests[name] ?? [], observed: observed.filter { isTailored.contains($0.id) },
+        others: observed.count - isTailored.count)
       let memory = pools[name] ?? PoolMemory()
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }, waiting: waiting,
-          history: memory.history, restarts: memory.restarts, memory: memory.scaling),
+          instances: observed.filter { !isTailored.contains($0.id) }, waiting: waiting, history: memory.history, restarts: memory.restarts, memory: memory.scaling),
         launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
@@ -223,7 +227,7 @@ package actor Supervisor {
     return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
   }
 
-  private func perform(_ action: Action) async {
+  func perform(_ action: Action) async {
     switch action {
     case .launch: break
     case .drain(let id, let reason):
