@@ -52,7 +52,7 @@ extension Supervisor {
     // A pool whose launches fail waits, whoever asks.
     let now = Clock.unixMilliseconds
     let mayLaunch = pools[spec.name]?.history.mayLaunch(by: spec.restart, now: now) ?? true
-    for session in plan.launches where mayLaunch {
+    for session in plan.launches where mayLaunch && !isStopping {
       guard let request = requests.first(where: { $0.session == session }),
         launch(spec, restart: nil, reason: "a session asked for launch options", for: request)
       else { break }

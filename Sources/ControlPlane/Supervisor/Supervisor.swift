@@ -1,6 +1,7 @@
 // The leader's work: looks at what is there, asks the reconciler what to do, and does it. An actor with one loop; what
 // takes time (launches, stops, checks) runs in tasks that come back to it. The other files of this room:
-// +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Upkeep (health, leases, replicas, ports).
+// +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Health (checks), +Crashes (launches that fail),
+// +Upkeep (leases, replicas, ports).
 package import Domain
 package import Logging
 import Posix
@@ -57,6 +58,8 @@ package actor Supervisor {
   let events: Events
   let orders: Orders
   let facts: InstanceFacts
+  let reports: Reports
+  let troubles: Troubles
 
   var instances: [String: Managed] = [:]
   var pools: [String: PoolMemory] = [:]
@@ -65,7 +68,7 @@ package actor Supervisor {
   var termNumber: Int?
   var upkeep = Upkeep()
   private var lookAgainAt: Int?
-  private var isStopping = false
+  private(set) var isStopping = false
   private var trouble: String?
 
   package init(
@@ -85,12 +88,16 @@ package actor Supervisor {
     events = Events(keys: keys)
     orders = Orders(keys: keys)
     facts = InstanceFacts(keys: keys)
+    reports = Reports(keys: keys)
+    troubles = Troubles(keys: keys)
   }
 
   func spec(of pool: String) -> PoolSpec? { configuration.pools.first { $0.name == pool } }
 
   /// Looks and acts until ``stop(instances:)`` or cancellation.
   package func run() async {
+    let checks = Task { await runChecks() }
+    defer { checks.cancel() }
     while !isStopping && !Task.isCancelled {
       let seen = bell.rings
       await look()
@@ -127,7 +134,9 @@ package actor Supervisor {
       try await agreeWithRegistry(term)
       await saveAll()
       try await readOrders()
+      try await readReports()
       try await reconcile()
+      try await tellTroubles(term.fence)
       try await keepUp()
       if trouble != nil {
         trouble = nil
@@ -171,16 +180,19 @@ package actor Supervisor {
     var launches: [String: [WantedLaunch]] = [:]
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
+      let declared = spec(of: name)
+      if let declared { noteSurvivors(of: declared, now: Clock.unixMilliseconds) }
       let observed = looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }
       let isTailored = Set(looks.map(\.entry.record).filter { $0.session != nil }.map(\.id))
       let spec = await tailor(
-        spec(of: name), requests[name] ?? [], observed: observed.filter { isTailored.contains($0.id) },
+        declared, requests[name] ?? [], observed: observed.filter { isTailored.contains($0.id) },
         others: observed.count - isTailored.count)
       let memory = pools[name] ?? PoolMemory()
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: observed.filter { !isTailored.contains($0.id) }, waiting: waiting, history: memory.history, restarts: memory.restarts, memory: memory.scaling),
+          instances: observed.filter { !isTailored.contains($0.id) }, waiting: waiting, history: memory.history,
+          restarts: memory.restarts, memory: memory.scaling),
         launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
@@ -191,7 +203,7 @@ package actor Supervisor {
           await perform(action)
         }
       }
-      if let spec { await tellWhetherFull(decision, spec: spec, waiting: waiting) }
+      if let declared { await tellWhetherFull(decision, spec: declared, waiting: waiting) }
     }
     if !isStopping { launchInTurn(launches) }
   }
@@ -236,6 +248,7 @@ package actor Supervisor {
       await save(id)
       bell.ring()
     case .stop(let id, let reason):
+      noteStop(of: id, reason: reason)
       end(id, reason: reason)
     case .remove(let id, let reason):
       end(id, reason: reason)
