@@ -48,6 +48,7 @@ package struct Handlers: Sendable {
   let bell: WakeBell
   let logger: Logger
   let leases: Leases
+  let launches: Launches
   let idempotency: Idempotency
   let clock: @Sendable () -> Int
 
@@ -63,6 +64,7 @@ package struct Handlers: Sendable {
     self.logger = logger
     self.clock = clock
     leases = Leases(keys: keys)
+    launches = Launches(keys: keys)
     idempotency = Idempotency(keys: keys)
   }
 

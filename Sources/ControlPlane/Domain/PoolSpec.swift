@@ -26,6 +26,8 @@ package struct PoolSpec: Sendable, Equatable {
   package var scaling: ScalingPolicy
   package var health: HealthPolicy
   package var restart: RestartPolicy
+  /// What clients may ask of their instances.
+  package var launches = LaunchPolicy()
   /// How replicas spread requests over the instances.
   package var balancing = PoolBalancing()
 

@@ -83,6 +83,7 @@ extension ControlSettings {
       }
       spec.health.path = value.text
     }
+    spec.launches = try Self.launchPolicy(&file, runtime)
     var record = spec.record
     try file?.record { (fields: inout Fields) throws(RecordError) in
       try record.readBalancing(&fields)

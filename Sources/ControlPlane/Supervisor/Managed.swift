@@ -18,6 +18,8 @@ struct Managed: Sendable {
   /// Why its process is to be considered gone although nobody saw it end.
   var lost: String?
   var order: InstanceOrder?
+  /// What the session asked for that it is launched for.
+  var options: LaunchOptions?
   /// A client had it at some time: after Redis lost its data it must not be given to another.
   var wasUsed = false
   /// When this control plane began to launch it.
@@ -78,6 +80,8 @@ struct Managed: Sendable {
 struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
+  /// Whether it was told that no more instances with options may be launched.
+  var isTailoredFull = false
   var scaling = ScalingMemory()
   /// Whether it was said that `max` keeps clients waiting.
   var isFull = false

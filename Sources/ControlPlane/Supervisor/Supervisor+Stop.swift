@@ -82,7 +82,8 @@ extension Supervisor {
       }
       return
     }
-    if entry.order?.kind == .restart {
+    // One that was launched for a session would come back as anybody's.
+    if entry.order?.kind == .restart, record.session == nil {
       pools[record.pool, default: PoolMemory()].restarts.append(Restart(id: id, generation: record.generation + 1))
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])

@@ -72,7 +72,7 @@ package actor Supervisor {
   var upkeep = Upkeep()
   var gate = GateKeeper()
   private var lookAgainAt: Int?
-  private var isStopping = false
+  private(set) var isStopping = false
   private var trouble: String?
 
   package init(
@@ -186,6 +186,7 @@ package actor Supervisor {
 
   private func reconcile() async throws(RedisError) {
     let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
+    let requests = try await readLaunchRequests()
     var looks: [String: ([Look], waiting: Int)] = [:]
     for name in names { looks[name] = try await look(at: name) }
     // Asked last: when Redis still has an instance now, it had not lost its data when it was asked about its slots. An
@@ -195,16 +196,21 @@ package actor Supervisor {
     var launches: [String: [WantedLaunch]] = [:]
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
-      let spec = spec(of: name)
-      if let spec { noteSurvivors(of: spec, now: Clock.unixMilliseconds) }
+      let declared = spec(of: name)
+      if let declared { noteSurvivors(of: declared, now: Clock.unixMilliseconds) }
+      let observed = looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }
+      let isTailored = Set(looks.map(\.entry.record).filter { $0.session != nil }.map(\.id))
+      let spec = await tailor(
+        declared, requests[name] ?? [], observed: observed.filter { isTailored.contains($0.id) },
+        others: observed.count - isTailored.count)
       let memory = pools[name] ?? PoolMemory()
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) },
+          instances: observed.filter { !isTailored.contains($0.id) },
           // While nobody gets a slot, who waits is no sign that there are too few.
-          waiting: gate.isWaiting ? 0 : waiting,
-          history: memory.history, restarts: memory.restarts, memory: memory.scaling),
+          waiting: gate.isWaiting ? 0 : waiting, history: memory.history, restarts: memory.restarts,
+          memory: memory.scaling),
         launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
@@ -215,7 +221,7 @@ package actor Supervisor {
           await perform(action)
         }
       }
-      if let spec { await tellWhetherFull(decision, spec: spec, waiting: waiting) }
+      if let declared { await tellWhetherFull(decision, spec: declared, waiting: waiting) }
     }
     if !isStopping { launchInTurn(launches) }
   }
@@ -251,7 +257,7 @@ package actor Supervisor {
     return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
   }
 
-  private func perform(_ action: Action) async {
+  func perform(_ action: Action) async {
     switch action {
     case .launch: break
     case .drain(let id, let reason):
