@@ -26,6 +26,7 @@ package struct PoolSpec: Sendable, Equatable {
   package var scaling: ScalingPolicy
   package var health: HealthPolicy
   package var restart: RestartPolicy
+  package var recycling = RecyclePolicy()
   /// How replicas spread requests over the instances.
   package var balancing = PoolBalancing()
 
@@ -74,6 +75,7 @@ package struct PoolSpec: Sendable, Equatable {
       return "spare (\(spare)) is more free slots than max × slots (\(max * slots)) can ever give"
     }
     if slots == 0, recycleAfterSessions > 0 { return "recycleAfterSessions needs sessions, but slots is 0" }
+    if let contradiction = recycling.contradiction(max: max) { return contradiction }
     if sessions.idleMilliseconds > sessions.hardMilliseconds {
       return
         "idleLimitMilliseconds (\(sessions.idleMilliseconds)) is longer than hardLimitMilliseconds (\(sessions.hardMilliseconds))"

@@ -1,6 +1,7 @@
 // What the leader knows of one instance. The memory of the supervisor is the truth while it leads; Redis follows it, and
 // entries that Redis does not have yet are marked so.
 import Domain
+import Posix
 import Reconciler
 import Routing
 import Runtimes
@@ -18,6 +19,9 @@ struct Managed: Sendable {
   var order: InstanceOrder?
   /// A client had it at some time: after Redis lost its data it must not be given to another.
   var wasUsed = false
+  /// Since when it gets no more clients, Unix milliseconds, as far as this leader knows.
+  var drainingSince: Int?
+  var requestRate = RequestRate()
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
@@ -35,6 +39,7 @@ struct Managed: Sendable {
     self.token = token
     self.record = record
     lifecycle = InstanceLifecycle(record.state)
+    if record.state == .draining { drainingSince = Clock.unixMilliseconds }
     self.nextCheck = nextCheck
   }
 
@@ -55,6 +60,8 @@ struct Managed: Sendable {
   mutating func apply(_ event: InstanceLifecycle.Event, reason: String) -> Bool {
     guard lifecycle.apply(event), let state = lifecycle.state else { return false }
     record.state = state
+    record.labels[InstanceRecord.reasonLabel] = state == .ready ? nil : reason
+    if event == .drain { drainingSince = Clock.unixMilliseconds }
     self.reason = reason
     isUnsaved = true
     return true

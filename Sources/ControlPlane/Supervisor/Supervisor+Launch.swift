@@ -16,7 +16,7 @@ extension Supervisor {
   private static let quarantineMilliseconds = 60_000
 
   /// Begins a launch; returns at once.
-  func launch(_ spec: PoolSpec, restart: Restart?, reason: String) {
+  func launch(_ spec: PoolSpec, restart: Restart?, replacing old: String? = nil, reason: String) {
     let place: Place?
     do throws(LaunchFailure) {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
@@ -28,6 +28,7 @@ extension Supervisor {
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     var labels = place?.labels ?? [:]
     labels[InstanceRecord.hostLabel] = place?.host ?? configuration.host
+    labels[InstanceRecord.replacesLabel] = old
     let record = InstanceRecord(
       id: id, pool: spec.name, host: place?.address ?? configuration.address, port: 0,
       generation: restart?.generation ?? 1, state: .starting, slots: spec.slots, weight: place?.weight ?? 1,

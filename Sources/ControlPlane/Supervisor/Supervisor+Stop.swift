@@ -1,5 +1,5 @@
 // An instance's end: no more clients → process → record → port, in this order, so that at no point a port is free whose
-// process runs, or a process runs that nobody knows of.
+// process runs, or a process runs that nobody knows of. Before its process ends, every replica has let go of it.
 import Domain
 import Logging
 import Posix
@@ -19,6 +19,7 @@ extension Supervisor {
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
       await self.save(id)
+      if entry.exited == nil, entry.lost == nil { await self.waitUntilUnused(entry, stopping: record) }
       await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
     }
   }
@@ -57,7 +58,7 @@ extension Supervisor {
       }
       return
     }
-    if entry.order?.kind == .restart {
+    if entry.order?.kind == .restart || comesBack(entry, spec: spec) {
       pools[record.pool, default: PoolMemory()].restarts.append(Restart(id: id, generation: record.generation + 1))
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])

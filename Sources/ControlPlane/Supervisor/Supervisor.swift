@@ -154,6 +154,7 @@ package actor Supervisor {
     let entry: Managed
     let leases: Int
     let freeSlots: Int?
+    let use: InstanceUse?
   }
 
   private func reconcile() async throws(RedisError) {
@@ -190,8 +191,10 @@ package actor Supervisor {
     guard held.count == members.count else {
       throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
     }
+    let uses = try await uses(of: members.map(\.record), pool: pool)
     let looks = zip(members, held).map { entry, leases in
-      Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[entry.record.id])
+      let id = entry.record.id
+      return Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[id], use: uses[id])
     }
     return (looks, figures.waiting)
   }
@@ -205,11 +208,11 @@ package actor Supervisor {
     else {
       var changing = look.entry
       changing.busy = true
-      return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
+      return observe(look.use, of: changing, changing.observed(leases: look.leases, freeSlots: look.freeSlots))
     }
     let isSpent = entry.record.state == .ready && entry.record.slots > 0 && look.freeSlots == nil
     if look.leases > 0 || isSpent { instances[id]?.wasUsed = true }
-    return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
+    return observe(look.use, of: entry, entry.observed(leases: look.leases, freeSlots: look.freeSlots))
   }
 
   private func perform(_ action: Action, spec: PoolSpec?) async {
@@ -222,6 +225,11 @@ package actor Supervisor {
       logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])
       await save(id)
       bell.ring()
+    case .replace(let id, let reason):
+      guard let spec, !isStopping else { return }
+      await replace(id, spec: spec, reason: reason)
+    case .recycle(let id, let reason):
+      await recycle(id, reason: reason)
     case .stop(let id, let reason):
       end(id, reason: reason)
     case .remove(let id, let reason):
