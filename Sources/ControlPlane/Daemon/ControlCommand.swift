@@ -38,7 +38,10 @@ import Supervisor
   var allowUnauthenticated = false
   @Flag(help: "On SIGTERM drain and stop all instances. [BERTH_STOP_INSTANCES_ON_EXIT]") var stopInstancesOnExit = false
   @Option(help: "How long sessions may finish then. [BERTH_DRAIN_SECONDS]") var drainSeconds: String?
-  @Option(help: "Instances that start at the same time. [BERTH_CONCURRENT_LAUNCHES]") var concurrentLaunches: String?
+  @Option(help: "Instances that start at the same time on a host. [BERTH_CONCURRENT_LAUNCHES]")
+  var concurrentLaunches: String?
+  @Option(help: "Instances that start at the same time on all hosts. [BERTH_TOTAL_CONCURRENT_LAUNCHES]")
+  var totalConcurrentLaunches: String?
 
   /// What was given on the command line, by the names that the settings know.
   private var flags: [String: String] {
@@ -59,6 +62,7 @@ import Supervisor
     if stopInstancesOnExit { flags["--stop-instances-on-exit"] = "true" }
     flags["--drain-seconds"] = drainSeconds
     flags["--concurrent-launches"] = concurrentLaunches
+    flags["--total-concurrent-launches"] = totalConcurrentLaunches
     return flags
   }
 

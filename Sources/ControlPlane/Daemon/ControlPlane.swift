@@ -61,11 +61,13 @@ struct ControlPlane {
     let lease = LeaderLease(
       id: "\(id)#\(String(UInt32.random(in: 0...UInt32.max), radix: 16))", keys: keys, redis: leaseRedis, bell: bell,
       logger: logger)
+    var configuration = SupervisorConfiguration(
+      pools: settings.pools, routes: settings.routes, portRange: settings.portRange, host: host,
+      concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000)
+    configuration.totalLaunches = settings.totalConcurrentLaunches
     let supervisor = Supervisor(
-      configuration: SupervisorConfiguration(
-        pools: settings.pools, routes: settings.routes, portRange: settings.portRange, host: host,
-        concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000),
-      keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell, logger: logger)
+      configuration: configuration, keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell, logger: logger
+    )
     let handlers = Handlers(
       configuration: APIConfiguration(
         pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions,

@@ -27,10 +27,12 @@ package struct EngineHost: Sendable, Equatable {
   package var portRange: ClosedRange<Int>
   /// Instances that may be there at once.
   package var capacity: Int
+  /// Instances that may start there at the same time.
+  package var concurrentLaunches: Int
 
   package init(
     name: String, endpoint: EngineEndpoint, address: String = "127.0.0.1", bind: String = "127.0.0.1",
-    portRange: ClosedRange<Int>, capacity: Int = 50
+    portRange: ClosedRange<Int>, capacity: Int = 50, concurrentLaunches: Int = 2
   ) {
     self.name = name
     self.endpoint = endpoint
@@ -38,6 +40,7 @@ package struct EngineHost: Sendable, Equatable {
     self.bind = bind
     self.portRange = portRange
     self.capacity = capacity
+    self.concurrentLaunches = concurrentLaunches
   }
 }
 
@@ -142,33 +145,49 @@ package enum Placement {
     package var used: Int
     /// The greater share of processors and memory that instances use, 0...1.
     package var load: Double
+    /// Instances that start there, and how many may at the same time.
+    package var launching: Int
+    package var concurrentLaunches: Int
 
-    package init(name: String, trouble: String? = nil, capacity: Int, used: Int, load: Double = 0) {
+    package init(
+      name: String, trouble: String? = nil, capacity: Int, used: Int, load: Double = 0, launching: Int = 0,
+      concurrentLaunches: Int = .max
+    ) {
       self.name = name
       self.trouble = trouble
       self.capacity = capacity
       self.used = used
       self.load = load
+      self.launching = launching
+      self.concurrentLaunches = concurrentLaunches
     }
 
     var free: Int { Swift.max(0, capacity - used) }
+    var canLaunch: Bool { launching < concurrentLaunches }
   }
 
   /// Why there is no place, as a sentence.
   package struct NoPlace: Error, Equatable, Sendable {
     package let reason: String
-    package init(reason: String) { self.reason = reason }
+    /// Some have room, but as many launches under way as they can bear.
+    package let isOnlyForNow: Bool
+    package init(reason: String, isOnlyForNow: Bool = false) {
+      self.reason = reason
+      self.isOnlyForNow = isOnlyForNow
+    }
   }
 
   /// Of those that can be reached and have room, the one with the most room; of equals the least loaded one; of equals
   /// the first by name, so that the answer does not depend on the order.
   package static func choose(_ candidates: [Candidate]) throws(NoPlace) -> String {
-    let best = candidates.filter { $0.trouble == nil && $0.free > 0 }.min { a, b in
+    let roomy = candidates.filter { $0.trouble == nil && $0.free > 0 }
+    let best = roomy.filter(\.canLaunch).min { a, b in
       if a.free != b.free { return a.free > b.free }
       if a.load != b.load { return a.load < b.load }
       return a.name < b.name
     }
     if let best { return best.name }
+    if !roomy.isEmpty { throw NoPlace(reason: "every engine with room has its launches", isOnlyForNow: true) }
     let reasons = candidates.sorted { $0.name < $1.name }.map { candidate in
       candidate.trouble.map { "\(candidate.name): \($0)" }
         ?? "\(candidate.name) has its \(candidate.capacity) instances"

@@ -74,6 +74,10 @@ package struct PoolSpec: Sendable, Equatable {
     if slots > 0, spare > max * slots {
       return "spare (\(spare)) is more free slots than max × slots (\(max * slots)) can ever give"
     }
+    if slots == 0, min == 0, spare == 0 {
+      return "with slots 0 nobody waits for an instance, so min or spare must be at least 1"
+    }
+    if slots > 0, scaling.targetActive > 0 { return "targetActive is for slots 0: this pool is scaled by its slots" }
     if slots == 0, recycleAfterSessions > 0 { return "recycleAfterSessions needs sessions, but slots is 0" }
     if let contradiction = recycling.contradiction(max: max) { return contradiction }
     if sessions.idleMilliseconds > sessions.hardMilliseconds {

@@ -136,6 +136,8 @@ package struct Decision: Sendable, Equatable {
   package var memory: ScalingMemory
   /// When to look again although nothing happened, Unix milliseconds.
   package var lookAgainAt: Int?
+  /// Clients wait, and nothing but `max` keeps the pool from starting instances for them.
+  package var isFull = false
 
   mutating func lookAgain(at time: Int) { lookAgainAt = Swift.min(lookAgainAt ?? time, time) }
 }

@@ -165,12 +165,17 @@ package enum Recycling {
     let instances = observed.instances
     var ready = instances.count { $0.isServing && !leaving.contains($0.id) }
     var launches = decision.actions.count { $0.isLaunch }
-    // Not counted: who drains while its successor is ready is missed by nobody.
-    var out = instances.count {
-      ($0.state == .starting && !$0.isSuccessor(of: stand)) || ($0.state == .draining && !hasSuccessor($0, instances))
-        || ($0.state == .stopping && !hasSuccessor($0, instances))
+    // Those that are on their way out or in, also by what has just been decided. Not counted: who goes while its
+    // successor is ready, which nobody misses, and successors.
+    var out = instances.count { instance in
+      switch instance.state {
+      case .starting: !stand.successors.values.contains { $0.id == instance.id }
+      case .draining, .stopping: !hasSuccessor(instance, instances)
+      case .ready, .unhealthy: instance.exited != nil || leaving.contains(instance.id) || instance.order != nil
+      }
     }
     out += observed.restarts.count
+    out += decision.actions.count { if case .launch(nil, _) = $0 { true } else { false } }
 
     // The successor is ready: now it can go.
     for (id, successor) in stand.successors.sorted(by: { $0.key < $1.key }) where !leaving.contains(id) {
@@ -224,8 +229,4 @@ package enum Recycling {
 extension ObservedInstance {
   /// It takes clients, as far as is known.
   fileprivate var isServing: Bool { state == .ready && exited == nil && order == nil }
-
-  fileprivate func isSuccessor(of stand: Recycling.Stand) -> Bool {
-    stand.successors.values.contains { $0.id == id }
-  }
 }

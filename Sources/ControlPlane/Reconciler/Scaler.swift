@@ -21,8 +21,11 @@ enum Scaler {
     var ahead: Int
 
     var wantedFree: Int { waiting + spare + ahead }
-    /// Slots that are missing even when all is there that is coming.
-    var missing: Int { wantedFree - free - coming }
+    /// Instances that are missing for so many free slots even when all is there that is coming.
+    func instances(for slots: Int) -> Int {
+      let missing = slots - free - coming
+      return perInstance > 0 && missing > 0 ? (missing + perInstance - 1) / perInstance : 0
+    }
   }
 
   static func need(spec: PoolSpec, observed: PoolObservation, memory: ScalingMemory, census: Census) -> Need {
@@ -42,14 +45,13 @@ enum Scaler {
     into decision: inout Decision
   ) {
     let belowMinimum = Swift.max(0, spec.min - census.usable)
-    var wanted = belowMinimum
-    if need.perInstance > 0 {
-      wanted = Swift.max(wanted, (Swift.max(0, need.missing) + need.perInstance - 1) / need.perInstance)
-    }
+    var wanted = Swift.max(belowMinimum, need.instances(for: need.wantedFree))
     // One at least where some are wanted at all.
     if need.wantedFree > 0, census.usable == 0 { wanted = Swift.max(wanted, 1) }
     wanted = Swift.max(wanted, observed.restarts.count)
-    let launches = Swift.min(wanted, spec.max - census.existing, launchBudget)
+    let room = Swift.max(0, spec.max - census.existing)
+    decision.isFull = need.instances(for: need.waiting) > room
+    let launches = Swift.min(wanted, room, launchBudget)
     guard launches > 0 else { return }
     guard observed.history.mayLaunch(by: spec.restart, now: now) else {
       decision.lookAgain(at: observed.history.nextLaunchAt(by: spec.restart, now: now))

@@ -53,7 +53,7 @@ package struct DemandMeter: Sendable, Equatable {
     lookedAt = now
     let taken: Double
     if spec.slots > 0 {
-      taken = Double(slotsTaken(instances))
+      taken = Double(slotsTaken(instances, of: spec.slots))
     } else {
       let total = Double(instances.reduce(0) { $0 + ($1.active ?? 0) })
       let before = active
@@ -66,23 +66,30 @@ package struct DemandMeter: Sendable, Equatable {
     slotsPerSecond = (slotsPerSecond * window + taken * 1_000) / (window + elapsed)
   }
 
-  private mutating func slotsTaken(_ instances: [ObservedInstance]) -> Int {
+  private mutating func slotsTaken(_ instances: [ObservedInstance], of slots: Int) -> Int {
     var taken = 0
     var next: [String: Int] = [:]
-    for instance in instances where instance.state == .ready {
-      // A ready instance without free slots in the pool's list has served all its sessions: what it had was taken.
-      let now = instance.freeSlots ?? 0
-      if let before = free[instance.id] { taken += before - now }
-      next[instance.id] = now
+    for instance in instances {
+      switch instance.state {
+      case .starting:
+        // When clients wait, all of its slots may be gone at the next look.
+        next[instance.id] = slots
+      case .ready:
+        // A ready instance without free slots in the pool's list has served all its sessions: what it had was taken.
+        let now = instance.freeSlots ?? 0
+        if let before = free[instance.id] { taken += before - now }
+        next[instance.id] = now
+      case .unhealthy, .draining, .stopping: break
+      }
     }
     free = next
     return taken
   }
 
-  /// Slots that will be taken within that time if it goes on like this.
+  /// Slots that will be taken within that time if it goes on like this, rounded.
   package func slots(within milliseconds: Int) -> Int {
     let expected = slotsPerSecond * Double(milliseconds) / 1_000
     // A bound that no pool reaches, so that the number fits.
-    return expected < 1 ? 0 : Int(Swift.min(expected, 1_000_000))
+    return Int(Swift.min(Swift.max(0, expected), 1_000_000).rounded())
   }
 }

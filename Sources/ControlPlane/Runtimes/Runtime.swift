@@ -102,6 +102,8 @@ package struct LaunchFailure: Error, Equatable, Sendable, CustomStringConvertibl
     case portTaken
     /// It is there as far as anybody can tell, and may answer later: it is kept, without clients.
     case notYet
+    /// The hosts that could take it have as many launches under way as they can bear: it waits for one of those to end.
+    case later
     /// The same will most likely happen again.
     case other
   }

@@ -38,6 +38,8 @@ package struct ControlSettings: Sendable, Equatable {
   package var drainSeconds = 5
   /// Launches at the same time on this host.
   package var concurrentLaunches = 2
+  /// Launches at the same time on all hosts.
+  package var totalConcurrentLaunches = 8
   /// The container engines; nil when there are none.
   package var docker: EngineSettings?
   package var pools: [PoolSpec] = []
@@ -93,7 +95,10 @@ package struct ControlSettings: Sendable, Equatable {
       meaning: "How long `stopInstancesOnExit` lets sessions finish before they are cut off."),
     Setting(
       key: "concurrentLaunches", variable: "BERTH_CONCURRENT_LAUNCHES", flag: "--concurrent-launches", fallback: "2",
-      meaning: "Instances that start at the same time on this host."),
+      meaning: "Instances that start at the same time on a host."),
+    Setting(
+      key: "totalConcurrentLaunches", variable: "BERTH_TOTAL_CONCURRENT_LAUNCHES", flag: "--total-concurrent-launches",
+      fallback: "8", meaning: "Instances that start at the same time on all hosts."),
   ]
 
   /// - Parameters:
@@ -163,6 +168,9 @@ package struct ControlSettings: Sendable, Equatable {
     try set("stopInstancesOnExit", \.stopInstancesOnExit) { (value) throws(SettingsError) in try value.bool() }
     try set("drainSeconds", \.drainSeconds) { (value) throws(SettingsError) in try value.int(in: 0...86_400) }
     try set("concurrentLaunches", \.concurrentLaunches) { (value) throws(SettingsError) in try value.int(in: 1...1_000)
+    }
+    try set("totalConcurrentLaunches", \.totalConcurrentLaunches) { (value) throws(SettingsError) in
+      try value.int(in: 1...10_000)
     }
 
     var first = portRange.lowerBound

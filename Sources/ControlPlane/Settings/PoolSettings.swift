@@ -60,6 +60,7 @@ extension ControlSettings {
     try number("launchTimeoutMilliseconds", \.launchTimeoutMilliseconds, in: 100...3_600_000)
     try number("stopGraceMilliseconds", \.stopGraceMilliseconds, in: 0...600_000)
     try number("scaleDownAfterMilliseconds", \.scaling.downAfterMilliseconds, in: 0...day)
+    try number("targetActive", \.scaling.targetActive, in: 0...1_000_000)
     try number("healthIntervalMilliseconds", \.health.intervalMilliseconds, in: 100...3_600_000)
     try number("healthTimeoutMilliseconds", \.health.timeoutMilliseconds, in: 10...60_000)
     try number("healthFailures", \.health.failures, in: 1...1_000)

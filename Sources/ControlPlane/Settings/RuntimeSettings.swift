@@ -136,7 +136,8 @@ extension ControlSettings {
       throw SettingsError(
         "\(url.place): who reaches an engine without TLS is root there; give ca, certificate and key, or use unix://")
     }
-    var host = EngineHost(name: name, endpoint: endpoint, portRange: portRange)
+    var host = EngineHost(
+      name: name, endpoint: endpoint, portRange: portRange, concurrentLaunches: concurrentLaunches)
     if let value = try section.value("address") {
       host.address = try value.addressLiteral()
       host.bind = host.address
@@ -148,6 +149,7 @@ extension ControlSettings {
     }
     if let value = try section.value("bind") { host.bind = try value.addressLiteral() }
     if let value = try section.value("capacity") { host.capacity = try value.int(in: 1...10_000) }
+    if let value = try section.value("concurrentLaunches") { host.concurrentLaunches = try value.int(in: 1...1_000) }
     let first = try section.value("portRangeStart")
     let last = try section.value("portRangeEnd")
     let lower = try first?.int(in: 1_024...65_535) ?? portRange.lowerBound

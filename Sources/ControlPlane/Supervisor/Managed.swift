@@ -22,6 +22,8 @@ struct Managed: Sendable {
   /// Since when it gets no more clients, Unix milliseconds, as far as this leader knows.
   var drainingSince: Int?
   var requestRate = RequestRate()
+  /// When this control plane began to launch it.
+  var launchBegan: ContinuousClock.Instant?
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
   var leaveAloneUntil: ContinuousClock.Instant?
 
@@ -73,4 +75,6 @@ struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
   var scaling = ScalingMemory()
+  /// Whether it was said that `max` keeps clients waiting.
+  var isFull = false
 }

@@ -15,15 +15,18 @@ extension Supervisor {
   /// How long a port that something else has is put aside; a closed listener's last connections linger as long.
   private static let quarantineMilliseconds = 60_000
 
-  /// Begins a launch; returns at once.
-  func launch(_ spec: PoolSpec, restart: Restart?, replacing old: String? = nil, reason: String) {
+  /// Begins a launch; returns at once. False when there is no place for it, or its host has as many launches as it can
+  /// bear: then the pool has to wait.
+  func launch(_ spec: PoolSpec, restart: Restart?, replacing old: String? = nil, reason: String) -> Bool {
     let place: Place?
     do throws(LaunchFailure) {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
     } catch {
+      if error.cause == .later { return false }
       Task { await self.failed(spec, id: restart?.id ?? spec.name, error.description) }
-      return
+      return false
     }
+    if place == nil, hasItsLaunches { return false }
     let id = restart?.id ?? place?.id ?? newName(spec.name)
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     var labels = place?.labels ?? [:]
@@ -36,7 +39,8 @@ extension Supervisor {
     insert(record)
     instances[id]?.busy = true
     instances[id]?.reason = reason
-    guard let token = instances[id]?.token else { return }
+    instances[id]?.launchBegan = .now
+    guard let token = instances[id]?.token else { return true }
     Task {
       if let port = place?.port {
         await self.finishLaunch(
@@ -45,6 +49,7 @@ extension Supervisor {
         await self.performLaunch(id, token: token, spec: spec, host: place?.host ?? self.configuration.host)
       }
     }
+    return true
   }
 
   /// The end of a launch whose port was given, so that there is no other one to try.
@@ -166,6 +171,7 @@ extension Supervisor {
       notYet = error.description
     }
     guard entry(id, token) != nil, instances[id]?.apply(.answered, reason: "") == true else { return .notOurs }
+    if notYet == nil, let entry = instances[id] { measureLaunch(of: entry, spec: spec) }
     // Nobody hears of the state in between, as it is not saved.
     if let notYet { _ = instances[id]?.apply(.failed, reason: notYet) }
     instances[id]?.record.browser = browser

@@ -87,10 +87,10 @@ extension Supervisor {
 
   // MARK: What is done
 
-  /// Starts the successor of an instance, which goes on until that is ready.
-  func replace(_ id: String, spec: PoolSpec, reason: String) async {
-    guard await mark(id, reason: reason, replacement: "first") else { return }
-    launch(spec, restart: nil, replacing: id, reason: "it replaces \(id): \(reason)")
+  /// The launch of the successor of an instance, which goes on until that is ready; nil when it has gone.
+  func replacement(of id: String, reason: String) async -> WantedLaunch? {
+    guard await mark(id, reason: reason, replacement: "first") else { return nil }
+    return WantedLaunch(replaces: id, reason: "it replaces \(id): \(reason)")
   }
 
   /// No more clients for a worn instance.

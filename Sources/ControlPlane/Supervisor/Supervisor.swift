@@ -19,7 +19,10 @@ package struct SupervisorConfiguration: Sendable {
   package var host: String
   /// Where replicas reach instances of this host.
   package var address = "127.0.0.1"
+  /// Launches of processes at once: what this host can bear.
   package var concurrentLaunches: Int
+  /// Launches of all kinds on all hosts at once.
+  package var totalLaunches = 8
   package var drainMilliseconds: Int
 
   package init(
@@ -165,21 +168,31 @@ package actor Supervisor {
     // instance of a Redis that is suddenly empty looks like one that has served all its sessions.
     let registered = Set(try await redis.run(facts.registered()))
 
+    var launches: [String: [WantedLaunch]] = [:]
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
       let spec = spec(of: name)
       let memory = pools[name] ?? PoolMemory()
-      let launching = instances.values.count { $0.record.state == .starting && $0.busy }
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
           instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }, waiting: waiting,
           history: memory.history, restarts: memory.restarts, memory: memory.scaling),
-        launchBudget: configuration.concurrentLaunches - launching, now: Clock.unixMilliseconds)
+        launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
-      for action in decision.actions { await perform(action, spec: spec) }
+      for action in decision.actions {
+        switch action {
+        case .launch(let restart, let reason):
+          launches[name, default: []].append(WantedLaunch(restart: restart, reason: reason))
+        case .replace(let id, let reason):
+          if let launch = await replacement(of: id, reason: reason) { launches[name, default: []].append(launch) }
+        default: await perform(action)
+        }
+      }
+      if let spec { await tellWhetherFull(decision, spec: spec, waiting: waiting) }
     }
+    if !isStopping { launchInTurn(launches) }
   }
 
   private func look(at pool: String) async throws(RedisError) -> ([Look], waiting: Int) {
@@ -215,19 +228,14 @@ package actor Supervisor {
     return observe(look.use, of: entry, entry.observed(leases: look.leases, freeSlots: look.freeSlots))
   }
 
-  private func perform(_ action: Action, spec: PoolSpec?) async {
+  private func perform(_ action: Action) async {
     switch action {
-    case .launch(let restart, let reason):
-      guard let spec, !isStopping else { return }
-      launch(spec, restart: restart, reason: reason)
+    case .launch, .replace: break
     case .drain(let id, let reason):
       guard instances[id]?.apply(.drain, reason: reason) == true else { return }
       logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])
       await save(id)
       bell.ring()
-    case .replace(let id, let reason):
-      guard let spec, !isStopping else { return }
-      await replace(id, spec: spec, reason: reason)
     case .recycle(let id, let reason):
       await recycle(id, reason: reason)
     case .stop(let id, let reason):

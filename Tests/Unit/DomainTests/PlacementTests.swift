@@ -28,6 +28,16 @@ import Testing
       ]) == "c")
   }
 
+  @Test func whereAsManyStartAsMayAnotherIsTakenOrItWaits() throws {
+    let busy = Candidate(name: "a", capacity: 10, used: 2, launching: 2, concurrentLaunches: 2)
+    let other = Candidate(name: "b", capacity: 3, used: 2, launching: 1, concurrentLaunches: 2)
+    #expect(try Placement.choose([busy, other]) == "b")
+    let full = Candidate(name: "c", capacity: 1, used: 1)
+    #expect(
+      throws: Placement.NoPlace(reason: "every engine with room has its launches", isOnlyForNow: true)
+    ) { try Placement.choose([busy, full]) }
+  }
+
   @Test func noPlaceSaysWhyForEach() {
     #expect(
       throws: Placement.NoPlace(

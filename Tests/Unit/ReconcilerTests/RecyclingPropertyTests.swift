@@ -50,14 +50,14 @@ private struct WearingPool {
     case .replace(let id, let reason):
       #expect(instances[id]?.state == .ready && instances[id]?.busy == false, "seed \(seed)")
       #expect(!spec.runtime.isFixed, "seed \(seed): there is no other server")
-      instances[id]?.recycling = instances[id]?.recycling ?? reason
+      mark(id, reason)
       let successor = newName()
       start(successor, generation: 1)
       instances[successor]?.replaces = id
     case .recycle(let id, let reason):
       checkRecycle(id)
       recycled += 1
-      instances[id]?.recycling = instances[id]?.recycling ?? reason
+      mark(id, reason)
       drain(id)
     case .drain(let id, _): drain(id)
     case .stop(let id, _):
@@ -70,8 +70,15 @@ private struct WearingPool {
       }
       instances[id]?.state = .stopping
       instances[id]?.busy = true
-    case .remove(let id, _): forget(id)
+    case .remove(let id, _):
+      // It takes a while until its record and its port are gone.
+      instances[id]?.state = .stopping
+      instances[id]?.busy = true
     }
+  }
+
+  private mutating func mark(_ id: String, _ reason: String) {
+    if instances[id]?.recycling == nil { instances[id]?.recycling = reason }
   }
 
   /// What the policy promises whenever a worn instance is taken out.

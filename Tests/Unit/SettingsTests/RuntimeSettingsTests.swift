@@ -51,6 +51,7 @@ private func complaint(_ yaml: String) -> String {
             portRangeStart: 40000
             portRangeEnd: 40099
             capacity: 7
+            concurrentLaunches: 5
           named: {url: 'tcp://engine.example:2376', certificate: /c.pem, key: /k.pem, address: 10.0.0.8, bind: 0.0.0.0}
       pools:
         chrome:
@@ -80,7 +81,8 @@ private func complaint(_ yaml: String) -> String {
       engines.hosts[0]
         == EngineHost(
           name: "big", endpoint: .tcp(host: "10.0.0.7", port: 2_376, tls: tls), address: "10.0.0.7", bind: "10.0.0.7",
-          portRange: 40_000...40_099, capacity: 7))
+          portRange: 40_000...40_099, capacity: 7, concurrentLaunches: 5))
+    #expect(engines.hosts[1].concurrentLaunches == 2)
     #expect(engines.hosts[1].address == "10.0.0.8" && engines.hosts[1].bind == "0.0.0.0")
     var container = ContainerSpec(image: "r.example/c:1")
     container.pull = .never

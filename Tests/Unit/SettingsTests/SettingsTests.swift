@@ -62,6 +62,7 @@ private func complaint(
       "allowUnauthenticated": ("true", \.allowUnauthenticated.description),
       "stopInstancesOnExit": ("true", \.stopInstancesOnExit.description),
       "drainSeconds": ("9", \.drainSeconds.description), "concurrentLaunches": ("4", \.concurrentLaunches.description),
+      "totalConcurrentLaunches": ("6", \.totalConcurrentLaunches.description),
     ]
     for setting in ControlSettings.settings {
       let (text, path) = try #require(values[setting.key], "\(setting.key) has no value in this test")
@@ -117,6 +118,14 @@ private func complaint(
       (
         "pools:\n  chrome:\n    min: 3\n    max: 2\n", [:], [:],
         "berth.yaml:3: pools.chrome: min (3) is greater than max (2)"
+      ),
+      (
+        "pools:\n  chrome:\n    targetActive: 3\n", [:], [:],
+        "berth.yaml:3: pools.chrome: targetActive is for slots 0: this pool is scaled by its slots"
+      ),
+      (
+        "pools:\n  web: {kind: http, command: c, min: 0, spare: 0}\n", [:], [:],
+        "berth.yaml:2: pools.web: with slots 0 nobody waits for an instance, so min or spare must be at least 1"
       ),
       (
         "pools:\n  chrome:\n    slots: one\n", [:], [:],

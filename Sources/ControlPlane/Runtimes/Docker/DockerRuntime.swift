@@ -57,17 +57,22 @@ package final class DockerRuntime: Runtime {
   ) throws(LaunchFailure) -> Place? {
     guard case .container(let container) = spec.runtime else { return nil }
     var used: [String: Int] = [:]
-    for record in records { used[record.labels[InstanceRecord.hostLabel] ?? "", default: 0] += 1 }
+    var launching: [String: Int] = [:]
+    for record in records {
+      let host = record.labels[InstanceRecord.hostLabel] ?? ""
+      used[host, default: 0] += 1
+      if record.state == .starting { launching[host, default: 0] += 1 }
+    }
     let allowed = engines.filter { container.hosts.isEmpty || container.hosts.contains($0.host.name) }
     let candidates = allowed.map { engine in
       let (trouble, load) = engine.state.withLock { ($0.trouble, $0.load) }
       return Placement.Candidate(
         name: engine.host.name, trouble: trouble, capacity: engine.host.capacity, used: used[engine.host.name] ?? 0,
-        load: load)
+        load: load, launching: launching[engine.host.name] ?? 0, concurrentLaunches: engine.host.concurrentLaunches)
     }
     let chosen: String
     do throws(Placement.NoPlace) { chosen = try Placement.choose(candidates) } catch {
-      throw LaunchFailure(.other, error.reason)
+      throw LaunchFailure(error.isOnlyForNow ? .later : .other, error.reason)
     }
     guard let engine = engine(chosen) else { preconditionFailure("an engine of the list was chosen") }
     var place = Place(host: chosen, address: engine.host.address)
