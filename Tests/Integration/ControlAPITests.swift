@@ -14,12 +14,15 @@ import TestSupport
 import Testing
 
 /// The REST API of one control plane at a port of its own.
-private final class RunningAPI: Sendable {
+final class RunningAPI: Sendable {
   let address: SocketAddress
   private let task: Task<Void, Never>
   private let client: RedisClient
 
-  init(_ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200) async throws {
+  init(
+    _ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200,
+    beforeAnswer: @escaping @Sendable () async -> Void = {}
+  ) async throws {
     let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
     client = try RedisClient(url: bench.redis.unixURL, options: options)
@@ -31,7 +34,9 @@ private final class RunningAPI: Sendable {
       ),
       redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()
-    let server = APIServer(handlers, host: "127.0.0.1", port: port, logger: logger) { told.finish() }
+    let server = APIServer(
+      handlers, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
+      onListening: { told.finish() })
     task = Task {
       try? await server.run()
       told.finish()
@@ -48,13 +53,15 @@ private final class RunningAPI: Sendable {
   }
 
   /// One request on a connection of its own, on a thread that may wait.
-  func ask(_ method: String, _ path: String, body: String? = nil, type: String? = "application/json") async throws
-    -> Reply
-  {
+  func ask(
+    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json",
+    headers: [String: String] = [:]
+  ) async throws -> Reply {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
       let peer = Peer(connectingTo: address)
       var request = "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+      for (name, value) in headers { request += "\(name): \(value)\r\n" }
       if let body {
         request += "Content-Length: \(body.utf8.count)\r\n"
         if let type { request += "Content-Type: \(type)\r\n" }
@@ -102,7 +109,8 @@ private final class RunningAPI: Sendable {
 
     let list = try await api.ask("GET", "/api/sessions").json["sessions"]?.array ?? []
     #expect(list.count == 1)
-    #expect(list.first?.object?.fields.map(\.name) == ["sessionId", "url", "createdAt", "expiresIn"])
+    let names = ["sessionId", "url", "createdAt", "expiresIn", "pool", "state", "metadata"]
+    #expect(list.first?.object?.fields.map(\.name) == names)
     try await bench.settled(2)
     // A port that another test has just left may be put aside.
     let figures = try await bench.client.run(bench.ports.figures())
@@ -268,6 +276,15 @@ private final class RunningAPI: Sendable {
       ("POST", "/api/instances/abc", nil, nil, 405, "POST is not for /api/instances/abc; use GET or PATCH or DELETE"),
       ("DELETE", "/api/instances/abc", nil, nil, 404, "there is no instance abc"),
       ("POST", "/api/instances/abc/restart?force=perhaps", nil, nil, 400, "\"force\" must be true or false"),
+      ("GET", "/api/sessions?limits=1", nil, nil, 400, "unknown query setting \"limits\""),
+      ("GET", "/api/sessions?metadata.a%20b=c", nil, nil, 400, "\"metadata.a%20b\": sessions are found by fields of"),
+      ("GET", "/api/sessions?metadata.a=", nil, nil, 400, "\"metadata.a\": sessions are found by fields of"),
+      ("GET", "/api/sessions?metadata.a=b&metadata.a=c", nil, nil, 400, "\"metadata.a\" stands in the query twice"),
+      ("POST", "/api/session/create", #"{"grace":-1}"#, nil, 400, "\"grace\" must be from 0 to 1800000"),
+      ("POST", "/api/session/abc/keepalive", #"{"hard":1}"#, nil, 400, "unknown field \"hard\"; known is timeout"),
+      ("POST", "/api/session/abc/keepalive", "[]", nil, 400, "the body must be a JSON object"),
+      ("POST", "/api/session/abc/keepalive", nil, nil, 404, "there is no session abc"),
+      ("POST", "/api/session/abc/keepalive", #"{"timeout":5000}"#, nil, 404, "there is no session abc"),
       ("GET", "/api/sessions?limit=0", nil, nil, 400, "\"limit\" must be a whole number from 1 to 1000"),
       ("GET", "/", nil, nil, 404, "there is nothing at /"),
       ("GET", "/api/session/a%2Fb", nil, nil, 404, "there is nothing at /api/session/a%2Fb"),

@@ -135,7 +135,12 @@ import Testing
     let world = try World()
     try world.put(world.instance("c-1"))
     let lost = try #require(try world.acquire("lost", holder: "r-1").session)
-    _ = try world.end("lost")
+    try world.redis.flush()
+    let fence = try #require(
+      try world.connection.run(world.leadership.campaign(id: "control-2", ttlMilliseconds: 60_000)))
+    try world.connection.run(
+      world.registry.declare(pools: [World.pool()], routes: [], fence: fence, now: world.now))
+    try world.connection.run(world.registry.put(instance: world.instance("c-1"), fence: fence, now: world.now))
     _ = try world.acquire("other", holder: "r-2")
     #expect(try world.connection.run(world.leases.restore(lost, holder: "r-1", now: world.now)) == .busy)
     world.now = lost.expiresAt
@@ -145,8 +150,15 @@ import Testing
   @Test func otherPrefixesKeepDeploymentsApart() throws {
     let world = try World(prefix: "{other}:")
     try world.put(world.instance("c-1"))
-    _ = try world.acquire("s-1", holder: "r-1")
+    _ = try world.acquire("over", holder: "r-1")
+    _ = try world.end("over")
+    try world.connection.run(
+      world.leases.acquire(
+        world.session("s-1", metadata: ["who": "me"]), holder: "r-1", reserveMilliseconds: nil, queue: false,
+        now: world.now))
     _ = try world.acquire("s-2", queue: true)
+    try world.connection.run(
+      Idempotency(keys: world.keys).claim("k-1", request: [], owner: "s-1", now: world.now))
     try world.connection.run(world.targets.remember(target: "t-1", session: "s-1", ttlMilliseconds: 60_000))
     try world.connection.run(world.replicas.beat(id: "r-1", figures: [:], touched: [], now: world.now))
     let keyspace = try world.redis.keyspace()
@@ -158,10 +170,11 @@ import Testing
       keys.slots(pool: "chrome"), keys.leases(pool: "chrome"), keys.waiting(pool: "chrome"),
       keys.waitingExpiry(pool: "chrome"), keys.instanceSessions(instance: "c-1"), keys.counters(instance: "c-1"),
       keys.replica("r-1"), keys.replicaSessions("r-1"), keys.replicas, keys.sessions, keys.instances, keys.changes,
-      keys.events, keys.pools, keys.leader, keys.leaderToken,
+      keys.events, keys.pools, keys.leader, keys.leaderToken, keys.ended, keys.metadata("who=me"),
+      keys.leaseMetadata(session: "s-1"), keys.idempotency("k-1"), keys.idempotencyKeys,
     ] {
       #expect(keyspace.contains { $0.hasPrefix("\(key) (") }, "\(key)")
     }
-    #expect(keyspace.count == 20, "\(keyspace)")
+    #expect(keyspace.count == 25, "\(keyspace)")
   }
 }

@@ -15,7 +15,14 @@ import Testing
     try world.connection.run(ports.quarantine(port: 50_000, owner: "a", until: world.now + 1, now: world.now))
     // Ids that read like the guide's placeholders.
     try world.put(world.instance("<instance>"))
-    _ = try world.acquire("<session>", holder: "<replica>")
+    _ = try world.acquire("over", holder: "<replica>")
+    _ = try world.end("over")
+    try world.connection.run(
+      world.leases.acquire(
+        world.session("<session>", metadata: ["name": "value"]), holder: "<replica>",
+        reserveMilliseconds: nil, queue: false, now: world.now))
+    try world.connection.run(
+      Idempotency(keys: world.keys).claim("<key>", request: [], owner: "<session>", now: world.now))
     _ = try world.acquire("waits", queue: true)
     try world.connection.run(world.replicas.beat(id: "<replica>", figures: [:], touched: [], now: world.now))
     try world.connection.run(world.targets.remember(target: "<target>", session: "<session>", ttlMilliseconds: 60_000))
@@ -36,8 +43,10 @@ import Testing
       documented.append("\(cells[0]) (\(cells[1]))")
     }
     let actual = try world.redis.keyspace().map { key in
-      key.split(separator: ":", omittingEmptySubsequences: false).map { $0 == "chrome" ? "<pool>" : $0 }.joined(
-        separator: ":")
+      key.split(separator: ":", omittingEmptySubsequences: false).map { word in
+        word == "chrome"
+          ? "<pool>" : word.hasPrefix("name=value") ? "<name>=<value>" + word.dropFirst(10) : String(word)
+      }.joined(separator: ":")
     }
     #expect(actual.sorted() == documented.sorted())
   }

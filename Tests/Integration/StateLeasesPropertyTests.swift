@@ -96,7 +96,8 @@ import Testing
       return SessionRecord(
         id: "\(replica)-\(number)", pool: pool.name, origin: Bool.random(using: &random) ? .rest : .connection,
         createdAt: now, expiresAt: now + 2_000, idleLimitMilliseconds: pool.idleLimitMilliseconds,
-        graceMilliseconds: pool.graceMilliseconds)
+        graceMilliseconds: Bool.random(using: &random) ? pool.graceMilliseconds : nil,
+        metadata: Bool.random(using: &random) ? ["replica": replica] : [:])
     }
     /// Runs it, and one time in four again, as if the answer had been lost.
     func run<R: Sendable>(_ command: Command<R>) throws -> R {

@@ -65,7 +65,7 @@ import Testing
     let lost = try world.connection.run(world.replicas.forget(id: "r-1", ifSilentSince: lastBeat, now: world.now))
     #expect(lost.sorted() == ["both", "graceful", "rest", "strict"])
     #expect(try world.view("strict") == nil)
-    #expect(try world.view("graceful")?.state == .idle)
+    #expect(try world.view("graceful")?.state == .grace)
     #expect(try world.view("graceful")?.leaseExpiry == world.now + 5_000)
     #expect(try world.view("rest")?.state == .idle)
     #expect(try world.view("both")?.holders == ["r-2"])

@@ -71,13 +71,14 @@ final class World {
 
   /// The template of a session with its pool's limits.
   func session(
-    _ id: String, pool: String = "chrome", origin: SessionRecord.Origin = .connection, metadata: [String: String] = [:]
+    _ id: String, pool: String = "chrome", origin: SessionRecord.Origin = .connection, grace: Int? = nil,
+    metadata: [String: String] = [:]
   ) -> SessionRecord {
     let limits = pools[pool] ?? World.pool(pool)
     return SessionRecord(
       id: id, pool: pool, origin: origin, url: "http://127.0.0.1:8080/session/\(id)/", createdAt: now,
       expiresAt: now + limits.hardLimitMilliseconds, idleLimitMilliseconds: limits.idleLimitMilliseconds,
-      graceMilliseconds: limits.graceMilliseconds, metadata: metadata)
+      graceMilliseconds: grace ?? (origin == .connection ? limits.graceMilliseconds : nil), metadata: metadata)
   }
 
   func acquire(
@@ -124,7 +125,7 @@ final class World {
 
   /// The keyspace without what lives as long as the deployment.
   func remains() throws -> [String] {
-    let lasting = [keys.changes, keys.events, keys.leader, keys.leaderToken, keys.pools, keys.routes]
+    let lasting = [keys.changes, keys.events, keys.ended, keys.leader, keys.leaderToken, keys.pools, keys.routes]
     return try redis.keyspace().filter { key in !lasting.contains { key.hasPrefix("\($0) (") } }
   }
 }

@@ -22,14 +22,23 @@ package struct APIResponder: HTTPResponder {
   /// Longer bodies are refused with 413.
   package static let maximumBodyBytes = 65_536
 
-  private let handlers: Handlers
+  private static let idempotencyKey = HTTPFields.Element.Name("Idempotency-Key")!
+  private static let idempotencyReplayed = HTTPFields.Element.Name("Idempotency-Replayed")!
 
-  package init(_ handlers: Handlers) { self.handlers = handlers }
+  private let handlers: Handlers
+  private let beforeAnswer: @Sendable () async -> Void
+
+  /// `beforeAnswer`: called when a session was made and before its client hears of it.
+  package init(_ handlers: Handlers, beforeAnswer: @escaping @Sendable () async -> Void = {}) {
+    self.handlers = handlers
+    self.beforeAnswer = beforeAnswer
+  }
 
   package func respond(to request: Request, context: APIContext) async throws -> Response {
     let answer: Answer
+    var delivery: Delivery?
     do throws(Refusal) {
-      answer = try await self.answer(request, context)
+      (answer, delivery) = try await self.answer(request, context)
     } catch {
       if error.status >= 500 {
         handlers.logger.warning(
@@ -45,10 +54,10 @@ package struct APIResponder: HTTPResponder {
       }
       answer = error.answer
     }
-    return response(answer, to: request)
+    return response(answer, delivery, to: request)
   }
 
-  private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> Answer {
+  private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
     switch APIRoute.match(method: request.method.rawValue, path: request.uri.path) {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
@@ -59,19 +68,35 @@ package struct APIResponder: HTTPResponder {
       throw refusal
     case .route(.createSession): return try await create(request, context)
     case .route(.changeInstance(let id)):
-      return try await handlers.change(id, try InstanceChange(body: try await body(of: request)))
+      return (try await handlers.change(id, try InstanceChange(body: try await body(of: request))), nil)
+    case .route(.keepAlive(let id)):
+      return (try await handlers.keepAlive(id, try KeepAliveRequest(body: try await body(of: request))), nil)
+    case .route(.sessions):
+      let settings = request.uri.queryParameters.map { (name: String($0.key), value: String($0.value)) }
+      return (try await handlers.sessions(try SessionQuery(settings)), nil)
     case .route(let route):
       var query: [String: String] = [:]
       for (name, value) in request.uri.queryParameters { query[String(name)] = String(value) }
-      return try await handlers.answer(route, query: query)
+      return (try await handlers.answer(route, query: query), nil)
     }
   }
 
-  private func create(_ request: Request, _ context: APIContext) async throws(Refusal) -> Answer {
+  private func create(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
     let body = try await body(of: request)
-    let creation = try handlers.prepare(try SessionRequest(body: body))
+    let key = try request.headers[Self.idempotencyKey].map { (text) throws(Refusal) in try IdempotencyKey(text) }
+    let creation = try handlers.prepare(body, key: key)
     let line = try? await context.channel.pipeline.handler(type: HangUp.self).get()
-    return try await handlers.create(creation) { line?.clientHasGone ?? false }
+    switch try await handlers.create(creation, clientHasGone: { line?.clientHasGone ?? false }) {
+    case .replayed(let answer): return (answer, nil)
+    case .session(let answer, let creation):
+      let delivery = Delivery(over: line, of: context.channel) { [handlers] in
+        handlers.logger.info(
+          "the answer could not be delivered", metadata: ["session": "\(Handlers.short(creation.id))"])
+        await handlers.cancel(creation)
+      }
+      await beforeAnswer()
+      return (answer, delivery)
+    }
   }
 
   private func body(of request: Request) async throws(Refusal) -> [UInt8] {
@@ -91,20 +116,27 @@ package struct APIResponder: HTTPResponder {
     return bytes
   }
 
-  private func response(_ answer: Answer, to request: Request) -> Response {
+  private func response(_ answer: Answer, _ delivery: Delivery?, to request: Request) -> Response {
     var headers = HTTPFields()
     headers[.contentType] = "application/json; charset=utf-8"
     // Answers are of the moment, and some hold a session's secret.
     headers[.cacheControl] = "no-store"
     if let value = answer.headers["retry-after"] { headers[.retryAfter] = value }
     if let value = answer.headers["allow"] { headers[.allow] = value }
+    if let value = answer.headers["idempotency-replayed"] { headers[Self.idempotencyReplayed] = value }
     let bytes = answer.json.bytes + [UInt8(ascii: "\n")]
     let status = HTTPResponse.Status(code: answer.status)
     if request.method == .head {
       headers[.contentLength] = String(bytes.count)
       return Response(status: status, headers: headers)
     }
-    return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+    let buffer = ByteBuffer(bytes: bytes)
+    guard let delivery else {
+      return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: buffer))
+    }
+    return Response(
+      status: status, headers: headers,
+      body: ResponseBody(contentLength: bytes.count) { writer in try await delivery.write(buffer, to: &writer) })
   }
 }
 
@@ -115,12 +147,15 @@ package struct APIServer: Sendable {
   /// A connection on which nothing happens for so long is closed. Longer than any wait for a slot by default.
   private static let idleSeconds: Int64 = 120
 
-  /// - Parameter onListening: called once, when clients can connect.
+  /// - Parameters:
+  ///   - beforeAnswer: see ``APIResponder/init(_:beforeAnswer:)``.
+  ///   - onListening: called once, when clients can connect.
   package init(
-    _ handlers: Handlers, host: String, port: Int, logger: Logger, onListening: @escaping @Sendable () async -> Void
+    _ handlers: Handlers, host: String, port: Int, logger: Logger,
+    beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
-      responder: APIResponder(handlers),
+      responder: APIResponder(handlers, beforeAnswer: beforeAnswer),
       server: .http1(
         configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
       configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),

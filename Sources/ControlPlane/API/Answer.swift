@@ -51,57 +51,6 @@ package struct Refusal: Error, Sendable, Equatable {
   }
 }
 
-/// The body of POST /api/session/create.
-package struct SessionRequest: Sendable, Equatable {
-  package var pool: String?
-  /// Milliseconds; nil = the pool's.
-  package var timeout: Int?
-  package var idleTimeout: Int?
-  package var metadata: [String: String] = [:]
-
-  /// Metadata is kept in Redis and shown in lists, so it is kept small.
-  package static let maximumMetadataFields = 50
-  package static let maximumMetadataBytes = 8_192
-
-  package init(body: [UInt8]) throws(Refusal) {
-    guard body.contains(where: { $0 > 0x20 }) else { return }
-    let json: JSON
-    do { json = try JSON(parsing: body) } catch { throw Refusal(400, "the body is not JSON: \(error)") }
-    guard let fields = json.object?.fields else { throw Refusal(400, "the body must be a JSON object") }
-    for field in fields where field.value != .null {
-      switch field.name {
-      case "pool":
-        guard let name = field.value.string else { throw Refusal(400, "\"pool\" must be a string") }
-        pool = name
-      case "timeout": timeout = try Self.milliseconds(field.name, field.value)
-      case "idleTimeout": idleTimeout = try Self.milliseconds(field.name, field.value)
-      case "metadata":
-        guard let entries = field.value.object?.fields else {
-          throw Refusal(400, "\"metadata\" must be an object of strings")
-        }
-        var bytes = 0
-        for entry in entries {
-          guard let text = entry.value.string else { throw Refusal(400, "\"metadata.\(entry.name)\" must be a string") }
-          metadata[entry.name] = text
-          bytes += entry.name.utf8.count + text.utf8.count
-        }
-        guard entries.count <= Self.maximumMetadataFields, bytes <= Self.maximumMetadataBytes else {
-          throw Refusal(
-            400,
-            "\"metadata\" may have \(Self.maximumMetadataFields) fields of \(Self.maximumMetadataBytes) bytes together")
-        }
-      default:
-        throw Refusal(400, "unknown field \"\(field.name)\"; known are pool, timeout, idleTimeout, metadata")
-      }
-    }
-  }
-
-  private static func milliseconds(_ name: String, _ value: JSON) throws(Refusal) -> Int {
-    guard let number = value.int else { throw Refusal(400, "\"\(name)\" must be a whole number of milliseconds") }
-    return number
-  }
-}
-
 /// What `PATCH /api/instances/:id` may change.
 package struct InstanceChange: Sendable, Equatable {
   package var weight: Int

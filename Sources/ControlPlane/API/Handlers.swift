@@ -43,6 +43,7 @@ package struct Handlers: Sendable {
   let bell: WakeBell
   let logger: Logger
   let leases: Leases
+  let idempotency: Idempotency
   let clock: @Sendable () -> Int
 
   /// `clock`: Unix milliseconds.
@@ -57,18 +58,18 @@ package struct Handlers: Sendable {
     self.logger = logger
     self.clock = clock
     leases = Leases(keys: keys)
+    idempotency = Idempotency(keys: keys)
   }
 
-  /// Answers a request without a body; ``create(_:clientHasGone:)`` and ``change(_:_:)`` are for the others.
+  /// Answers a request without a body and with simple settings; the responder calls the others by their names.
   func answer(_ route: APIRoute, query: [String: String]) async throws(Refusal) -> Answer {
     switch route {
     case .health: try await health()
-    case .createSession, .changeInstance: preconditionFailure("the responder reads their bodies")
-    case .sessions: try await sessions(query)
+    case .createSession, .changeInstance, .keepAlive, .sessions:
+      preconditionFailure("the responder reads their bodies and settings")
     case .sessionStats: try await sessionStats()
     case .session(let id): try await session(id)
     case .endSession(let id): try await endSession(id)
-    case .keepAlive(let id): try await keepAlive(id)
     case .pools: try await pools()
     case .instances: try await instances()
     case .instance(let id): try await instance(id)

@@ -5,13 +5,38 @@
 import NIOCore
 import Synchronization
 
-/// Stands in each connection's pipeline and remembers its end.
-final class HangUp: ChannelInboundHandler, RemovableChannelHandler, Sendable {
+/// Stands in each connection's pipeline and remembers its end, and what became of writes that somebody watches.
+final class HangUp: ChannelInboundHandler, ChannelOutboundHandler, RemovableChannelHandler, Sendable {
   typealias InboundIn = NIOAny
+  typealias OutboundIn = NIOAny
 
+  private struct Writes {
+    var areWatched = false
+    var last: EventLoopFuture<Void>?
+    var wasGone = false
+  }
   private let gone = Atomic(false)
+  private let writes = Mutex(Writes())
 
   var clientHasGone: Bool { gone.load(ordering: .relaxed) }
+
+  /// From now on ``lastWrite`` and ``wasGoneAtWrite`` tell what became of the latest write.
+  func watchWrites() { writes.withLock { $0 = Writes(areWatched: true) } }
+  /// Succeeds when the kernel has taken everything.
+  var lastWrite: EventLoopFuture<Void>? { writes.withLock { $0.last } }
+  var wasGoneAtWrite: Bool { writes.withLock { $0.wasGone } }
+
+  func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+    let gone = clientHasGone
+    let promise = writes.withLock { writes -> EventLoopPromise<Void>? in
+      guard writes.areWatched else { return promise }
+      let promise = promise ?? context.eventLoop.makePromise(of: Void.self)
+      writes.last = promise.futureResult
+      writes.wasGone = gone
+      return promise
+    }
+    context.write(data, promise: promise)
+  }
 
   func channelInactive(context: ChannelHandlerContext) {
     gone.store(true, ordering: .relaxed)

@@ -61,6 +61,7 @@ package struct PoolSpec: Sendable, Equatable {
       reservationMilliseconds: sessions.reservationMilliseconds, graceMilliseconds: sessions.graceMilliseconds,
       hardLimitMilliseconds: sessions.hardMilliseconds, idleLimitMilliseconds: sessions.idleMilliseconds,
       queueTimeoutMilliseconds: queue.timeoutMilliseconds, queueLimit: queue.limit)
+    record.hardLimitMaximumMilliseconds = sessions.hardMaximumMilliseconds
     record.balancing = balancing
     return record
   }
@@ -80,6 +81,10 @@ package struct PoolSpec: Sendable, Equatable {
     if slots > 0, scaling.targetActive > 0 { return "targetActive is for slots 0: this pool is scaled by its slots" }
     if slots == 0, recycleAfterSessions > 0 { return "recycleAfterSessions needs sessions, but slots is 0" }
     if let contradiction = recycling.contradiction(max: max) { return contradiction }
+    if sessions.hardMaximumMilliseconds > 0, sessions.hardMaximumMilliseconds < sessions.hardMilliseconds {
+      return
+        "hardLimitMaximumMilliseconds (\(sessions.hardMaximumMilliseconds)) is shorter than hardLimitMilliseconds (\(sessions.hardMilliseconds))"
+    }
     if sessions.idleMilliseconds > sessions.hardMilliseconds {
       return
         "idleLimitMilliseconds (\(sessions.idleMilliseconds)) is longer than hardLimitMilliseconds (\(sessions.hardMilliseconds))"

@@ -52,6 +52,8 @@ extension ControlSettings {
     try number("recycleAfterSessions", \.recycleAfterSessions, in: 0...1_000_000_000)
     try readRecycling(&spec, &file)
     try number("hardLimitMilliseconds", \.sessions.hardMilliseconds, in: SessionLimits.shortestMilliseconds...30 * day)
+    try number("hardLimitMaximumMilliseconds", \.sessions.hardMaximumMilliseconds, in: 0...30 * day)
+    try number("graceMaximumMilliseconds", \.sessions.graceMaximumMilliseconds, in: 0...day)
     try number("idleLimitMilliseconds", \.sessions.idleMilliseconds, in: 0...30 * day)
     try number("reservationMilliseconds", \.sessions.reservationMilliseconds, in: 100...600_000)
     try number("graceMilliseconds", \.sessions.graceMilliseconds, in: 0...day)

@@ -195,9 +195,11 @@ extension CommandDesk {
     switch grant {
     case .granted: return []
     case .unknown:
-      // Its hard limit is over.
+      // Its hard limit is over, or somebody ended it since Redis is back.
       core.withView { $0.sessions[record.id] = nil }
-      if holdings.end(record.id) { core.end(record.id, reason: "hard limit") }
+      if holdings.end(record.id) {
+        core.end(record.id, reason: record.expiresAt <= now ? "hard limit" : Self.noReason)
+      }
     case .busy, .queued, .queueFull:
       guard holdings.isHeld(record.id) else {
         core.withView { $0.sessions[record.id] = nil }

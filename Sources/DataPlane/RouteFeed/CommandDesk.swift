@@ -373,7 +373,8 @@ final class CommandDesk {
   private func reconcile(lost: Bool, _ losses: Int) {
     var operations: [Operation] = []
     if lost {
-      operations = holdings.sessions.compactMap { holdings.record($0) }.map(restore)
+      // The feed's record first: the session may have been prolonged since its socket came.
+      operations = holdings.sessions.compactMap { core.session($0) ?? holdings.record($0) }.map(restore)
       // REST sessions that nobody is connected to have no other witness than the replicas.
       let kept = core.withView { view in view.sessions.values.filter { $0.origin == .rest && !$0.instance.isEmpty } }
       operations += kept.filter { !holdings.isHeld($0.id) && $0.expiresAt > now }.map(restore)

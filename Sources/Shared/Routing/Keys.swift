@@ -29,6 +29,15 @@ package struct Keys: Sendable, Equatable {
   package func lease(session: String) -> String { "\(prefix)lease:\(session)" }
   package func leaseTargets(session: String) -> String { "\(prefix)lease:\(session):targets" }
   package func instanceSessions(instance: String) -> String { "\(prefix)instance:\(instance):sessions" }
+  /// What a session's metadata is found by, so that it goes with the session.
+  package func leaseMetadata(session: String) -> String { "\(prefix)lease:\(session):metadata" }
+  /// The sessions with this metadata; `field` is `name=value`.
+  package func metadata(_ field: String) -> String { "\(prefix)metadata:\(field)" }
+  /// Sessions that have ended lately: nobody puts them back after a loss of data.
+  package var ended: String { prefix + "ended" }
+  /// Creates by their idempotency key, and all those keys by age.
+  package func idempotency(_ key: String) -> String { "\(prefix)idempotency:\(key)" }
+  package var idempotencyKeys: String { prefix + "idempotency-keys" }
   package func counters(instance: String) -> String { "\(prefix)counters:\(instance)" }
   package func target(_ id: String) -> String { "\(prefix)target:\(id)" }
   /// Counts the turns of a pool's global_round_robin.

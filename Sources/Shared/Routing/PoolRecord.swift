@@ -70,8 +70,10 @@ package struct PoolRecord: Sendable, Equatable {
   package var reservationMilliseconds: Int
   /// How long a session without a socket is kept when it was not made through REST.
   package var graceMilliseconds: Int
-  /// The longest life of a session.
+  /// The longest life of a session that asks for no other.
   package var hardLimitMilliseconds: Int
+  /// The longest life that a client may ask for, at once or by keepalive; 0 = as `hardLimitMilliseconds`.
+  package var hardLimitMaximumMilliseconds = 0
   /// How long a session may move no byte; 0 = as long as the hard limit.
   package var idleLimitMilliseconds: Int
   /// How long a client waits for a slot before it gets 503, unless its route says otherwise.
@@ -121,6 +123,7 @@ package struct PoolRecord: Sendable, Equatable {
       idleLimitMilliseconds: try fields.int("idleLimitMilliseconds", in: 0...30 * day, or: 0),
       queueTimeoutMilliseconds: try fields.int("queueTimeoutMilliseconds", in: 0...day, or: 30_000),
       queueLimit: try fields.int("queueLimit", in: 0...1_000_000, or: 1_000))
+    hardLimitMaximumMilliseconds = try fields.int("hardLimitMaximumMilliseconds", in: 0...30 * day, or: 0)
     try readBalancing(&fields)
     try fields.finish()
     guard self.name == name else { throw fields.error("name", "says \"\(self.name)\"") }
@@ -142,6 +145,7 @@ package struct PoolRecord: Sendable, Equatable {
       "idleLimitMilliseconds": .int(idleLimitMilliseconds),
       "queueTimeoutMilliseconds": .int(queueTimeoutMilliseconds), "queueLimit": .int(queueLimit),
     ]
+    object.set("hardLimitMaximumMilliseconds", hardLimitMaximumMilliseconds, unless: 0)
     object.set("proxyProtocol", proxyProtocol, unless: 0)
     object.set("slowStartMilliseconds", slowStartMilliseconds, unless: 0)
     if ejection != Ejection() { object["ejection"] = .object(ejection.json) }

@@ -21,14 +21,15 @@ package struct SessionRecord: Sendable, Equatable {
   package var expiresAt: Int
   /// Milliseconds without a byte after which it ends; 0 = no such limit.
   package var idleLimitMilliseconds: Int
-  /// Milliseconds that it stays when its last socket has gone. For REST sessions only hard and idle limit count.
-  package var graceMilliseconds: Int
+  /// Milliseconds that it stays when its last socket has gone; nil = only hard and idle limit count. A session of a
+  /// connection that says nothing ends with its last socket.
+  package var graceMilliseconds: Int?
   package var metadata: [String: String]
 
   package init(
     id: String, pool: String, origin: Origin, instance: String = "", host: String = "", port: Int = 0,
     browser: String? = nil, url: String? = nil, createdAt: Int, expiresAt: Int, idleLimitMilliseconds: Int = 0,
-    graceMilliseconds: Int = 0, metadata: [String: String] = [:]
+    graceMilliseconds: Int? = nil, metadata: [String: String] = [:]
   ) {
     self.id = id
     self.pool = pool
@@ -54,10 +55,31 @@ package struct SessionRecord: Sendable, Equatable {
       browser: try fields.optionalString("browser"), url: try fields.optionalString("url"),
       createdAt: try fields.int("createdAt", in: 0...Int.max), expiresAt: try fields.int("expiresAt", in: 0...Int.max),
       idleLimitMilliseconds: try fields.int("idleLimitMilliseconds", in: 0...Int.max, or: 0),
-      graceMilliseconds: try fields.int("graceMilliseconds", in: 0...Int.max, or: 0),
+      graceMilliseconds: try fields.optionalInt("graceMilliseconds", in: 0...Int.max),
       metadata: try fields.strings("metadata"))
     try fields.finish()
     guard self.id == id else { throw RecordError("session \"\(id)\": \"sessionId\" says \"\(self.id)\"") }
+  }
+
+  /// Longer metadata is kept and shown, but sessions are not found by it.
+  package static let longestSearchedValue = 256
+
+  /// Whether sessions can be found by a field of their metadata: it becomes part of a Redis key.
+  package static func isSearchable(name: String, value: String) -> Bool {
+    isSearchable(name: name) && (1...longestSearchedValue).contains(value.utf8.count)
+  }
+
+  /// 1 to 64 letters, digits, `_`, `-` and `.`.
+  package static func isSearchable(name: String) -> Bool {
+    (1...64).contains(name.utf8.count)
+      && name.utf8.allSatisfy { byte in
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+          UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"), UInt8(ascii: "-"), UInt8(ascii: "."):
+          true
+        default: false
+        }
+      }
   }
 
   package var json: JSON {
@@ -70,7 +92,7 @@ package struct SessionRecord: Sendable, Equatable {
     object["createdAt"] = .int(createdAt)
     object["expiresAt"] = .int(expiresAt)
     object["idleLimitMilliseconds"] = .int(idleLimitMilliseconds)
-    object["graceMilliseconds"] = .int(graceMilliseconds)
+    if let graceMilliseconds { object["graceMilliseconds"] = .int(graceMilliseconds) }
     if !metadata.isEmpty { object["metadata"] = .object(JSONObject(sorting: metadata)) }
     return .object(object)
   }

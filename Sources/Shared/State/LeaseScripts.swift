@@ -2,12 +2,12 @@
 // who may have which slot, and the queue.
 
 extension Leases {
-  /// Makes sessions. ARGV[5] to ARGV[13] are `Leases.template`.
+  /// Makes sessions. ARGV[5] to ARGV[14] are `Leases.template`.
   private static let opening = #"""
     local function template()
       return {
         id = ARGV[5], pool = ARGV[6], origin = ARGV[7], created = ARGV[8], hard = ARGV[9], idle = ARGV[10],
-        grace = ARGV[11], head = ARGV[12], tail = ARGV[13],
+        grace = ARGV[11], head = ARGV[12], tail = ARGV[13], search = ARGV[14],
       }
     end
 
@@ -33,6 +33,12 @@ extension Leases {
       for field, value in pairs(lease) do call('HSET', lease_key(t.id), field, value) end
       call('SET', session_prefix .. t.id, json, 'PX', math.max(1, hard + 60000 - now))
       call('ZADD', sessions_key, hard, t.id)
+      if t.search ~= '' then
+        for _, field in ipairs(cjson.decode(t.search)) do
+          call('SADD', lease_metadata_key(t.id), field)
+          call('ZADD', metadata_key(field), t.created, t.id)
+        end
+      end
       call('ZADD', leases_key(t.pool), expiry, t.id)
       call('ZADD', instance_sessions_key(id), lease.state == 'reserved' and 0 or 1, t.id)
       settle(id)
@@ -85,7 +91,7 @@ extension Leases {
     "leases.acquire",
     opening + queueing + #"""
       local t = template()
-      local wanted, holder, reserve, queue, counts = ARGV[14], ARGV[15], tonumber(ARGV[16]), ARGV[17] == '1', ARGV[18] == '1'
+      local wanted, holder, reserve, queue, counts = ARGV[15], ARGV[16], tonumber(ARGV[17]), ARGV[18] == '1', ARGV[19] == '1'
 
       local held = lease_of(t.id)
       if held then
@@ -134,7 +140,7 @@ extension Leases {
     "leases.claim",
     opening + queueing + #"""
       local t = template()
-      local id, holder = ARGV[14], ARGV[15]
+      local id, holder = ARGV[15], ARGV[16]
       local held = lease_of(t.id)
       if held then return resume(t.id, held, holder) end
       local instance = record(instances_key, id)
@@ -199,7 +205,10 @@ extension Leases {
     "leases.end",
     #"""
     local lease = lease_of(ARGV[5])
-    if not lease then return 0 end
+    if not lease then
+      bury(ARGV[5])
+      return 0
+    end
     finish(ARGV[5], lease, ARGV[6])
     return 1
     """#)
@@ -216,7 +225,7 @@ extension Leases {
         finish(session, lease, 'reservation ran out')
       elseif tonumber(lease.expiresAt) <= now then
         finish(session, lease, 'hard limit')
-      elseif lease.state == 'idle' and lease.origin == 'connection' then
+      elseif lease.state == 'grace' then
         finish(session, lease, 'grace ran out')
       else
         finish(session, lease, 'idle limit')
@@ -229,13 +238,13 @@ extension Leases {
     "leases.restore",
     opening + #"""
       local t = template()
-      local id, holder = ARGV[14], ARGV[15]
+      local id, holder = ARGV[15], ARGV[16]
       local held = lease_of(t.id)
       if held then return resume(t.id, held, holder) end
-      if id == '' or tonumber(t.hard) <= now then return {'unknown'} end
+      if id == '' or tonumber(t.hard) <= now or call('ZSCORE', ended_key, t.id) then return {'unknown'} end
       local instance = record(instances_key, id)
       if instance and call('ZCARD', instance_sessions_key(id)) >= tonumber(instance.slots) then return {'busy'} end
-      return open(t, id, holder, -1, true, ARGV[16])
+      return open(t, id, holder, -1, true, ARGV[17])
       """#)
 
   static let cancelWaitingScript = SharedScript.script(
@@ -243,31 +252,6 @@ extension Leases {
     queueing + #"""
       leave(ARGV[6], ARGV[5])
       return 1
-      """#)
-
-  private static let viewing = #"""
-    local function view(session)
-      local json = call('GET', session_prefix .. session)
-      local fields = call('HGETALL', lease_key(session))
-      if not json or #fields == 0 then return nil end
-      local pool = call('HGET', lease_key(session), 'pool')
-      return {json, fields, call('ZSCORE', leases_key(pool), session) or '0'}
-    end
-
-    """#
-
-  static let viewScript = SharedScript.script(
-    "leases.get",
-    viewing + #"""
-      return {view(ARGV[5])}
-      """#)
-
-  static let listScript = SharedScript.script(
-    "leases.list",
-    viewing + #"""
-      local views = {}
-      for _, session in ipairs(call('ZRANGE', sessions_key, ARGV[5], ARGV[6])) do views[#views + 1] = view(session) end
-      return views
       """#)
 
   static let figuresScript = SharedScript.script(

@@ -62,12 +62,19 @@ package struct Leases: Sendable {
     keys.call(Self.detachScript, now: now, [session, holder], parse: Read.nothing())
   }
 
+  /// The session is wanted still: its idle limit, or its grace, starts anew. With `hardMilliseconds` it may also live for
+  /// so long from now, within the longest life that its pool allows; never shorter than before. nil when it is over.
+  package func keepAlive(session: String, hardMilliseconds: Int?, now: Int) -> Command<SessionView?> {
+    keys.call(Self.keepAliveScript, now: now, [session, String(hardMilliseconds ?? -1)], parse: Self.optionalView)
+  }
+
   /// Bytes moved on these sessions: their idle limits start anew.
   package func touch(sessions: [String], now: Int) -> Command<Void> {
     keys.call(Self.touchScript, now: now, sessions, parse: Read.nothing())
   }
 
-  /// Ends a session and frees its slot; false when there was none (any more).
+  /// Ends a session and frees its slot; false when there was none (any more). In both cases nobody puts it back for ten
+  /// minutes: see ``restore(_:holder:now:)``.
   package func end(session: String, reason: String, now: Int) -> Command<Bool> {
     keys.call(Self.endScript, now: now, [session, reason], parse: Read.bool("leases.end"))
   }
@@ -80,7 +87,7 @@ package struct Leases: Sendable {
   }
 
   /// Puts back a session that still lives although Redis lost its data: on its own instance, also when that has not
-  /// been registered again yet. `busy` when others have all slots of the instance.
+  /// been registered again yet. `unknown` when its hard limit is over or it was ended since then. `busy` when others have all slots of the instance.
   package func restore(_ session: SessionRecord, holder: String?, now: Int) -> Command<Grant> {
     keys.call(
       Self.restoreScript, now: now, Self.template(session) + [session.instance, holder ?? "", session.json.text],
@@ -100,9 +107,12 @@ package struct Leases: Sendable {
   }
 
   package func get(session: String) -> Command<SessionView?> {
-    keys.call(Self.viewScript, now: 0, [session]) { (reply: Reply) throws(StateError) -> SessionView? in
-      try reply.list(of: "session").first.map { (view) throws(StateError) in try SessionView(view) }
-    }
+    keys.call(Self.viewScript, now: 0, [session], parse: Self.optionalView)
+  }
+
+  private static let optionalView: @Sendable (Reply) throws(StateError) -> SessionView? = {
+    (reply: Reply) throws(StateError) -> SessionView? in
+    try reply.list(of: "session").first.map { (view) throws(StateError) in try SessionView(view) }
   }
 
   /// Sessions by the end of their hard limit, the earliest first.
@@ -113,6 +123,26 @@ package struct Leases: Sendable {
       var views: [SessionView] = []
       for view in try reply.list(of: "sessions") { views.append(try SessionView(view)) }
       return views
+    }
+  }
+
+  /// Sessions that one search looks at, at most.
+  package static let searchLimit = 10_000
+
+  /// The sessions whose metadata has all these fields, the oldest first. `isComplete` is false when there were more to
+  /// look at than ``searchLimit``. Each field must be searchable, see `SessionRecord.isSearchable`.
+  package func find(metadata: [String: String], offset: Int, limit: Int) -> Command<
+    (views: [SessionView], isComplete: Bool)
+  > {
+    precondition(!metadata.isEmpty && offset >= 0 && limit > 0)
+    return keys.call(
+      Self.findScript, now: 0,
+      [String(offset), String(limit), String(Self.searchLimit)] + metadata.map { "\($0.key)=\($0.value)" }.sorted()
+    ) { (reply: Reply) throws(StateError) -> (views: [SessionView], isComplete: Bool) in
+      let parts = try reply.list(of: "leases.find", count: 2)
+      var views: [SessionView] = []
+      for view in try parts[0].list(of: "leases.find") { views.append(try SessionView(view)) }
+      return (views, try parts[1].int(of: "leases.find") == 1)
     }
   }
 
@@ -136,7 +166,7 @@ package struct Leases: Sendable {
     }
   }
 
-  /// ARGV[5] to ARGV[13] of the scripts that may make a session. Its JSON goes out in two halves, between which the
+  /// ARGV[5] to ARGV[14] of the scripts that may make a session. Its JSON goes out in two halves, between which the
   /// script writes what it has chosen: the document is never decoded and encoded again.
   private static func template(_ session: SessionRecord) -> [String] {
     var head = JSONObject()
@@ -148,11 +178,14 @@ package struct Leases: Sendable {
       default: tail[field.name] = field.value
       }
     }
+    let search = session.metadata.filter { SessionRecord.isSearchable(name: $0.key, value: $0.value) }
+      .map { "\($0.key)=\($0.value)" }.sorted()
     return [
       session.id, session.pool, session.origin.rawValue, String(session.createdAt), String(session.expiresAt),
-      String(session.idleLimitMilliseconds), String(session.graceMilliseconds),
+      String(session.idleLimitMilliseconds), session.graceMilliseconds.map(String.init) ?? "",
       String(JSON.object(head).text.dropLast()),
       "," + JSON.object(tail).text.dropFirst(),
+      search.isEmpty ? "" : JSON.array(search.map { .string($0) }).text,
     ]
   }
 

@@ -7,8 +7,10 @@ package enum LeaseState: String, Sendable, CaseIterable {
   case reserved
   /// At least one replica has sockets of it.
   case active
-  /// No socket: a REST session between clients, or a connection's session in its grace.
+  /// No socket, and kept to its idle or hard limit: a REST session between clients.
   case idle
+  /// No socket any more: it ends when its grace is over, unless a client comes back.
+  case grace
 }
 
 /// A session with its lease. Times are Unix milliseconds.

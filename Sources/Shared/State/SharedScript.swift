@@ -24,6 +24,10 @@ enum SharedScript {
   static let waiterLifeMilliseconds = 5_000
   /// About how many entries the streams of changes and events keep.
   static let streamLength = 10_000
+  /// How long, and of how many sessions, it is remembered that they have ended: as long as a replica may have been
+  /// cut off that still knows them after Redis has lost its data.
+  static let endedMilliseconds = 600_000
+  static let endedLimit = 10_000
   /// Targets of one session that are remembered for removal at its end; further ones only have their time to live.
   static let targetsLimit = 10_000
 
@@ -41,12 +45,15 @@ enum SharedScript {
     local function cursor_key(pool) return prefix .. 'pool:' .. pool .. ':cursor' end
     local function lease_key(session) return prefix .. 'lease:' .. session end
     local function targets_key(session) return prefix .. 'lease:' .. session .. ':targets' end
+    local function lease_metadata_key(session) return prefix .. 'lease:' .. session .. ':metadata' end
+    local function metadata_key(field) return prefix .. 'metadata:' .. field end
     local function target_key(target) return prefix .. 'target:' .. target end
     local function instance_sessions_key(instance) return prefix .. 'instance:' .. instance .. ':sessions' end
     local function counters_key(instance) return prefix .. 'counters:' .. instance end
     local function replica_key(replica) return prefix .. 'replica:' .. replica end
     local function replica_sessions_key(replica) return prefix .. 'replica:' .. replica .. ':sessions' end
 
+    local ended_key = prefix .. 'ended'
     local load_key = prefix .. 'load'
     local weights_key = prefix .. 'weights'
 
@@ -127,7 +134,29 @@ enum SharedScript {
       return hard
     end
 
+    -- How long a session outlives its last socket; nil = to its idle and hard limit.
+    local function grace_of(lease)
+      return tonumber(lease.graceMilliseconds) or (lease.origin == 'connection' and 0 or nil)
+    end
+
+    -- When a session ends whose clocks start anew now.
+    local function due(lease)
+      if lease.state == 'grace' then return math.min(tonumber(lease.expiresAt), now + grace_of(lease)) end
+      return limit(lease, now)
+    end
+
+    -- Remembers that a session is over, also one that Redis does not have: a replica may still put it back.
+    local function bury(session)
+      call('ZADD', ended_key, now, session)
+      call('ZREMRANGEBYSCORE', ended_key, '-inf', now - \#(endedMilliseconds))
+      call('ZREMRANGEBYRANK', ended_key, 0, -\#(endedLimit + 1))
+    end
+
     local function finish(session, lease, reason)
+      for _, field in ipairs(call('SMEMBERS', lease_metadata_key(session))) do
+        call('ZREM', metadata_key(field), session)
+      end
+      call('DEL', lease_metadata_key(session))
       for _, holder in ipairs(holders_of(lease)) do call('SREM', replica_sessions_key(holder), session) end
       for _, target in ipairs(call('SMEMBERS', targets_key(session))) do
         if call('GET', target_key(target)) == session then call('DEL', target_key(target)) end
@@ -137,6 +166,7 @@ enum SharedScript {
       call('ZREM', leases_key(lease.pool), session)
       call('ZREM', instance_sessions_key(lease.instance), session)
       settle(lease.instance)
+      bury(session)
       change('session', session, '')
       event('session.ended', session, reason, 'pool', lease.pool, 'instance', lease.instance)
       wake(lease.pool)
@@ -169,12 +199,11 @@ enum SharedScript {
       if call('HDEL', lease_key(session), 'holder:' .. holder) == 0 then return end
       lease['holder:' .. holder] = nil
       if #holders_of(lease) > 0 then return end
-      local grace = tonumber(lease.graceMilliseconds)
-      if lease.origin == 'connection' and grace == 0 then return finish(session, lease, 'client') end
-      local expiry = limit(lease, now)
-      if lease.origin == 'connection' then expiry = math.min(tonumber(lease.expiresAt), now + grace) end
-      call('HSET', lease_key(session), 'state', 'idle', 'lastAccessed', whole(now))
-      call('ZADD', leases_key(lease.pool), expiry, session)
+      local grace = grace_of(lease)
+      if grace == 0 then return finish(session, lease, 'client') end
+      lease.state = grace and 'grace' or 'idle'
+      call('HSET', lease_key(session), 'state', lease.state, 'lastAccessed', whole(now))
+      call('ZADD', leases_key(lease.pool), due(lease), session)
     end
 
     -- Bytes moved on the session.

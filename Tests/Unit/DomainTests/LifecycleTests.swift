@@ -140,18 +140,20 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
       } == nil)
     #expect(spec { $0.slots = 0 }?.contains("recycleAfterSessions") == true)
     #expect(spec { $0.sessions.idleMilliseconds = 2_000_000 }?.contains("idleLimitMilliseconds") == true)
+    #expect(spec { $0.sessions.hardMaximumMilliseconds = 9 }?.contains("hardLimitMaximumMilliseconds (9)") == true)
   }
 
   @Test func replicasGetTheNumbersOfThePool() {
     var spec = PoolSpec(name: "p", kind: .cdp, runtime: .process(ProcessSpec()), slots: 3, recycleAfterSessions: 7)
     spec.sessions = SessionLimits(
-      hardMilliseconds: 5_000, idleMilliseconds: 4_000, reservationMilliseconds: 300, graceMilliseconds: 20)
+      hardMilliseconds: 5_000, idleMilliseconds: 4_000, reservationMilliseconds: 300, graceMilliseconds: 20,
+      hardMaximumMilliseconds: 6_000, graceMaximumMilliseconds: 9)
     spec.queue = QueueLimits(timeoutMilliseconds: 11, limit: 12)
-    #expect(
-      spec.record
-        == PoolRecord(
-          name: "p", kind: .cdp, slots: 3, recycleAfterSessions: 7, reservationMilliseconds: 300, graceMilliseconds: 20,
-          hardLimitMilliseconds: 5_000, idleLimitMilliseconds: 4_000, queueTimeoutMilliseconds: 11, queueLimit: 12))
+    var record = PoolRecord(
+      name: "p", kind: .cdp, slots: 3, recycleAfterSessions: 7, reservationMilliseconds: 300, graceMilliseconds: 20,
+      hardLimitMilliseconds: 5_000, idleLimitMilliseconds: 4_000, queueTimeoutMilliseconds: 11, queueLimit: 12)
+    record.hardLimitMaximumMilliseconds = 6_000
+    #expect(spec.record == record)
   }
 }
 
@@ -179,5 +181,32 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
     #expect(try limits.resolve(timeout: 1_000, idleTimeout: 1_000) == SessionLimits.Resolved(1_000, 1_000))
     #expect(
       try limits.resolve(timeout: 60_000, idleTimeout: 60_000) == SessionLimits.Resolved(60_000, 60_000))
+  }
+
+  @Test func aMaximumLetsClientsAskForMoreThanTheDefault() throws {
+    let wide = SessionLimits(hardMilliseconds: 60_000, hardMaximumMilliseconds: 90_000)
+    #expect(try wide.resolve(timeout: nil, idleTimeout: nil).hardMilliseconds == 60_000)
+    #expect(try wide.resolve(timeout: 90_000, idleTimeout: nil).hardMilliseconds == 90_000)
+    #expect(throws: SessionLimits.Refusal.self) { try wide.resolve(timeout: 90_001, idleTimeout: nil) }
+    #expect(throws: SessionLimits.Refusal.self) { try wide.checkKeepAlive(timeout: 90_001) }
+    #expect(throws: SessionLimits.Refusal.self) { try wide.checkKeepAlive(timeout: 999) }
+    #expect(throws: SessionLimits.Refusal.self) { try limits.checkKeepAlive(timeout: 60_001) }
+    try wide.checkKeepAlive(timeout: 90_000)
+  }
+
+  @Test func aGraceIsWithinThePoolsMaximumOrTheSessionsLife() throws {
+    #expect(try limits.resolve(timeout: nil, idleTimeout: nil, grace: 0).graceMilliseconds == 0)
+    #expect(try limits.resolve(timeout: 5_000, idleTimeout: nil, grace: 5_000).graceMilliseconds == 5_000)
+    let strict = SessionLimits(hardMilliseconds: 60_000, graceMaximumMilliseconds: 7_000)
+    #expect(try strict.resolve(timeout: 5_000, idleTimeout: nil, grace: 7_000).graceMilliseconds == 7_000)
+    let refusal = #expect(throws: SessionLimits.Refusal.self) {
+      try strict.resolve(timeout: nil, idleTimeout: nil, grace: 7_001)
+    }
+    #expect(refusal?.description == "\"grace\" must be from 0 to 7000 milliseconds, not 7001")
+    for grace in [-1, 5_001] {
+      #expect(throws: SessionLimits.Refusal.self) {
+        try limits.resolve(timeout: 5_000, idleTimeout: nil, grace: grace)
+      }
+    }
   }
 }

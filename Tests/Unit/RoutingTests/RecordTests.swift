@@ -5,10 +5,12 @@ import Testing
 
 @Suite struct RecordTests {
   @Test func recordsSurviveTheirJSON() throws {
-    let pool = PoolRecord(
+    var pool = PoolRecord(
       name: "chrome", kind: .cdp, slots: 1, recycleAfterSessions: 1, reservationMilliseconds: 5_000,
       graceMilliseconds: 7, hardLimitMilliseconds: 60_000, idleLimitMilliseconds: 9, queueTimeoutMilliseconds: 11,
       queueLimit: 12)
+    #expect(try PoolRecord(name: "chrome", json: pool.json) == pool)
+    pool.hardLimitMaximumMilliseconds = 61_000
     #expect(try PoolRecord(name: "chrome", json: pool.json) == pool)
     let route = RouteRecord(
       id: "api", host: "a.test", path: "/api", pool: "web", strategy: .leastConnections, stripPrefix: true)
@@ -22,6 +24,18 @@ import Testing
       url: "http://x/", createdAt: 1, expiresAt: 2, idleLimitMilliseconds: 3, graceMilliseconds: 4, metadata: ["k": "v"]
     )
     #expect(try SessionRecord(id: "s", json: session.json) == session)
+    let endless = SessionRecord(id: "s", pool: "chrome", origin: .rest, createdAt: 1, expiresAt: 2)
+    #expect(try SessionRecord(id: "s", json: endless.json).graceMilliseconds == nil)
+  }
+
+  @Test(arguments: [
+    ("user", "ann", true), ("job.id_2-x", "a b&=ü", true), ("", "a", false), ("a b", "a", false), ("a=b", "a", false),
+    ("a:b", "a", false), ("ü", "a", false), ("a", "", false), (String(repeating: "n", count: 64), "a", true),
+    (String(repeating: "n", count: 65), "a", false), ("a", String(repeating: "v", count: 256), true),
+    ("a", String(repeating: "v", count: 257), false),
+  ])
+  func metadataIsSearchedByWhatMakesAPlainKey(name: String, value: String, isSearchable: Bool) {
+    #expect(SessionRecord.isSearchable(name: name, value: value) == isSearchable)
   }
 
   @Test func defaultsAreEnoughForARoutesFile() throws {

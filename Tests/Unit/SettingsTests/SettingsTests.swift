@@ -207,6 +207,8 @@ private func complaint(
           idleLimitMilliseconds: 40000
           reservationMilliseconds: 300
           graceMilliseconds: 20
+          hardLimitMaximumMilliseconds: 60000
+          graceMaximumMilliseconds: 30
           queueTimeoutMilliseconds: 11
           queueLimit: 12
           launchTimeoutMilliseconds: 1300
@@ -240,7 +242,8 @@ private func complaint(
           command: "python3", arguments: ["-m", "http.server", "{port}"], environment: ["LANG": "C", "EMPTY": ""])),
       slots: 4, min: 2, max: 3, spare: 4, recycleAfterSessions: 9,
       sessions: SessionLimits(
-        hardMilliseconds: 50_000, idleMilliseconds: 40_000, reservationMilliseconds: 300, graceMilliseconds: 20),
+        hardMilliseconds: 50_000, idleMilliseconds: 40_000, reservationMilliseconds: 300, graceMilliseconds: 20,
+        hardMaximumMilliseconds: 60_000, graceMaximumMilliseconds: 30),
       queue: QueueLimits(timeoutMilliseconds: 11, limit: 12), launchTimeoutMilliseconds: 1_300,
       stopGraceMilliseconds: 14, scaling: ScalingPolicy(downAfterMilliseconds: 15),
       health: HealthPolicy(
