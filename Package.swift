@@ -83,8 +83,8 @@ let package = Package(
     .executableTarget(
       name: "berth-data",
       dependencies: [
-        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing", "TLS",
-        argumentParser,
+        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "Routing",
+        "State", "TLS", argumentParser,
       ],
       path: "Sources/DataPlane/Daemon", swiftSettings: strict),
 

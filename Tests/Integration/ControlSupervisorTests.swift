@@ -94,6 +94,7 @@ import Testing
           $0.health = HealthPolicy(
             intervalMilliseconds: 100, timeoutMilliseconds: 200, failures: 2, successes: 2,
             failuresBeforeReplacement: 1_000)
+          $0.health.tcp.intervalMilliseconds = 50
         }
       ])
     let chrome = try await bench.settled(1)[0]
@@ -101,6 +102,9 @@ import Testing
     try await eventually("it is unhealthy") { try await bench.instances(.unhealthy).map(\.id) == [chrome.id] }
     let figures = try await bench.client.run(bench.leases.figures(pool: "chrome", now: Clock.unixMilliseconds))
     #expect(figures.freeSlots[chrome.id] == nil)
+    // Its port accepts all the time: the kernel does that for it.
+    let reasons = try await bench.events().filter { $0.type == "instance.unhealthy" }.map(\.reason)
+    #expect(reasons == ["HTTP: no answer in time"])
     kill(pid_t(chrome.pid!), SIGCONT)
     try await eventually("it is ready again") { try await bench.instances(.ready).contains { $0.id == chrome.id } }
     await control.stop(instances: true)

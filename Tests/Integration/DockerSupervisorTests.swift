@@ -278,7 +278,7 @@ import Testing
     }
     #expect(try await docker.bench.instances(.ready).contains { $0.id == far.id })
     // It answers through its port all the time.
-    #expect(await runtime.check(far, spec: pool) == nil)
+    #expect(await runtime.check(far, spec: pool, depth: .http) == nil)
     try relay.restore()
     try await eventually("it is there again") {
       runtime.isAlive(far) && (try? runtime.place(pool, again: nil, among: []))?.host == "far"

@@ -106,6 +106,13 @@ import Testing
     try deployment.remove("a")
     try deployment.run(balancing.put(loads: ["b": load(50, 50)]))
     try waitUntil("they changed") { replica.worker.loads == ["b": load(50, 50)] }
+    // One that the leader cannot measure any more goes although it is still there.
+    try deployment.put("c")
+    try deployment.run(balancing.put(loads: ["c": load(7, 7)]))
+    try waitUntil("the old one has gone") { replica.worker.loads == ["c": load(7, 7)] }
+    try deployment.run(balancing.put(loads: [:]))
+    try waitUntil("all have gone") { replica.worker.loads == [:] }
+    try deployment.run(balancing.put(loads: ["b": load(50, 50)]))
     // Somebody's hand: what cannot be read counts as not measured.
     try deployment.redis.command("HSET", deployment.keys.load, "b", "much")
     try waitUntil("it is not known") { replica.worker.loads == [:] }

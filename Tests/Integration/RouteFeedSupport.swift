@@ -91,7 +91,8 @@ final class FeedReplica: Sendable {
 
   init(
     _ id: String, url: RedisURL, options: RedisOptions? = nil, retryMilliseconds: Int = 1_000,
-    jobRetryMilliseconds: Int = 50, traffic: @escaping @Sendable () -> TrafficReport = { TrafficReport() }
+    jobRetryMilliseconds: Int = 50, faults: @escaping @Sendable () -> [WitnessedFaults] = { [] },
+    traffic: @escaping @Sendable () -> TrafficReport = { TrafficReport() }
   ) throws {
     self.id = id
     // Nobody reads the log of a test that goes well.
@@ -100,7 +101,7 @@ final class FeedReplica: Sendable {
       url: url, keys: Keys(), replica: id, log: log,
       options: options ?? RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
       retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: { ["color": "blue"] },
-      traffic: traffic)
+      faults: faults, traffic: traffic)
     coordinator.start(inboxes: [worker])
   }
 

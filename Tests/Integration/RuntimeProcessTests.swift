@@ -90,7 +90,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let browser = try #require(try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000))
     record.browser = browser
     #expect(browser.count == 36)
-    #expect(await bench.runtime.check(record, spec: chromePool()) == nil)
+    #expect(await bench.runtime.check(record, spec: chromePool(), depth: .http) == nil)
 
     // It answers CDP, and is alone in its session, its directory and its environment.
     let version = try CDPClient.call(
@@ -139,10 +139,10 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     var record = try await bench.launch("chrome-1", chromePool())
     let browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000)
     record.browser = "00000000-0000-0000-0000-000000000000"
-    let verdict = await bench.runtime.check(record, spec: chromePool())
+    let verdict = await bench.runtime.check(record, spec: chromePool(), depth: .http)
     #expect(verdict?.description.contains("another browser") == true)
     record.browser = browser
-    #expect(await bench.runtime.check(record, spec: chromePool()) == nil)
+    #expect(await bench.runtime.check(record, spec: chromePool(), depth: .http) == nil)
     #expect(await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 5_000, force: true) == nil)
   }
 
@@ -171,7 +171,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let identity = try #require(record.identity)
     kill(pid_t(identity.pid), SIGKILL)
     #expect(await bench.runtime.exit(of: record) == InstanceExit(signal: 9))
-    #expect(await bench.runtime.check(record, spec: chromePool())?.description == "its process has ended")
+    #expect(await bench.runtime.check(record, spec: chromePool(), depth: .http)?.description == "its process has ended")
     #expect(await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 1_000, force: false) == nil)
     #expect(ProcessTable.read().members(ofSessionLedBy: identity).isEmpty)
     #expect(!bench.has("instances/chrome-1"))
@@ -205,7 +205,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let record = try await bench.launch("web-1", spec)
     #expect(try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 30_000) == nil)
     #expect(bench.log("web-1").contains("id=web-1 dir=\(bench.directory)/instances/web-1 more=web-1-\(record.port)"))
-    #expect(await bench.runtime.check(record, spec: spec) == nil)
+    #expect(await bench.runtime.check(record, spec: spec, depth: .http) == nil)
     #expect(await bench.runtime.stop(record, kind: .http, graceMilliseconds: 5_000, force: false) == nil)
   }
 
@@ -322,7 +322,9 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let real = record
     record.pidStart = record.pidStart! - 1
     #expect(await bench.runtime.exit(of: record) == InstanceExit())
-    #expect(await bench.runtime.check(record, spec: shellPool("")) == ProbeError("its process has ended"))
+    #expect(
+      await bench.runtime.check(record, spec: shellPool(""), depth: .http)
+        == HealthProblem(.process, "its process has ended"))
     #expect(await bench.runtime.figures(of: [record]).isEmpty)
     // Another state directory's instance of the same name is none of its business either.
     let stranger = try RuntimeBench("stranger")

@@ -30,6 +30,11 @@ import Testing
     try world.connection.run(balancing.block(pool: "chrome"))
     try world.connection.run(balancing.put(loads: ["<instance>": InstanceLoad(cpuPercent: 1, memoryPercent: 2)]))
     try world.connection.run(Jobs(keys: world.keys).remember("<job>", pool: "chrome", instance: "<instance>"))
+    let faults = InstanceFaults(instance: "<instance>", counts: [.connect: 1])
+    try world.connection.run(Reports(keys: world.keys).report([faults]))
+    try world.connection.run(
+      Troubles(keys: world.keys).put(
+        PoolTrouble(pool: "chrome", state: "backing_off"), pool: "chrome", fence: world.fence, now: world.now))
     // The supervisor's own.
     try world.redis.command("HSET", world.keys.orders, "<instance>", "restart")
     try world.redis.command("HSET", world.keys.weights, "<instance>", "3")

@@ -185,4 +185,24 @@ private final class Servers: Sendable {
     }
     await control.stop(instances: true)
   }
+
+  @Test func aWeightThatWasChangedReachesItsServerUnlessAnOperatorGaveOne() async throws {
+    let servers = try Servers()
+    let bench = servers.bench
+    let names = try (0..<2).map { index in
+      try servers.begin(servers.ports.lowerBound + index)
+      return "fc-127.0.0.1-\(servers.ports.lowerBound + index)"
+    }
+    func weights() async throws -> [Int] { try await bench.settled(2).map(\.weight) }
+    let control = try servers.control("a", servers.pool([servers.server(0, weight: 3), servers.server(1, weight: 4)]))
+    #expect(try await weights() == [3, 4])
+    #expect(try await bench.client.run(Orders(keys: bench.keys).weigh(names[0], weight: 9, pool: "fc")))
+    try await eventually("it has the operator's weight") { try await weights() == [9, 4] }
+    await control.kill()
+
+    // The file was changed.
+    let next = try servers.control("b", servers.pool([servers.server(0, weight: 5), servers.server(1, weight: 6)]))
+    try await eventually("the other one has the file's") { try await weights() == [9, 6] }
+    await next.stop(instances: true)
+  }
 }

@@ -196,7 +196,10 @@ package final class RedisFixture: Sendable {
 
   /// Runs the words of a plain command on a connection of its own.
   @discardableResult
-  package func command(_ words: String...) throws -> Reply {
+  package func command(_ words: String...) throws -> Reply { try command(words) }
+
+  @discardableResult
+  package func command(_ words: [String]) throws -> Reply {
     try connect().run(Command(.words(words)) { $0 })
   }
 

@@ -98,6 +98,7 @@ package struct Handlers: Sendable {
 
   private func pools() async throws(Refusal) -> Answer {
     let snapshot = try await run(Registry(keys: keys).snapshot())
+    let troubles = try await run(Troubles(keys: keys).all())
     var list: [JSON] = []
     for pool in snapshot.pools.sorted(by: { $0.name < $1.name }) {
       let figures = try await run(leases.figures(pool: pool.name, now: clock()))
@@ -119,9 +120,23 @@ package struct Handlers: Sendable {
       object["freeSlots"] = .int(figures.freeSlots.values.reduce(0, +))
       object["sessions"] = .int(figures.leases)
       object["waiting"] = .int(figures.waiting)
+      object["state"] = .string(troubles[pool.name]?.state ?? PoolCondition.ok.rawValue)
+      if let trouble = troubles[pool.name] { object["trouble"] = Self.describe(trouble) }
       list.append(.object(object))
     }
     return Answer(["pools": .array(list)])
+  }
+
+  /// Why a pool does not get its instances.
+  private static func describe(_ trouble: PoolTrouble) -> JSON {
+    [
+      "failures": .int(trouble.failedLaunches + trouble.earlyDeaths + trouble.refusals),
+      "since": .int(trouble.since), "nextLaunchAt": .int(trouble.nextLaunchAt),
+      "lastFailure": [
+        "at": .int(trouble.lastFailureAt), "instance": .string(trouble.instance), "reason": .string(trouble.reason),
+        "log": .array(trouble.log.map(JSON.string)),
+      ],
+    ]
   }
 
   private func instances() async throws(Refusal) -> Answer {

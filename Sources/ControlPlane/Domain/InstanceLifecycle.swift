@@ -2,7 +2,7 @@
 // a late answer (a launch that succeeds after its instance was told to stop) cannot bring back what has been given up.
 package import Routing
 
-/// Where one instance is in its life, and what its last health checks said.
+/// Where one instance is in its life.
 ///
 ///     starting → ready ⇄ unhealthy
 ///         │        │         │
@@ -11,10 +11,6 @@ package import Routing
 package struct InstanceLifecycle: Sendable, Equatable {
   /// nil = gone.
   package private(set) var state: InstanceState?
-  /// Failed health checks in a row.
-  package private(set) var failures = 0
-  /// Good health checks in a row, counted while it is unhealthy.
-  package private(set) var successes = 0
 
   package init(_ state: InstanceState) { self.state = state }
 
@@ -51,19 +47,6 @@ package struct InstanceLifecycle: Sendable, Equatable {
   package mutating func apply(_ event: Event) -> Bool {
     guard let next = next(event) else { return false }
     state = next
-    if event == .answered || event == .recovered { failures = 0 }
     return true
-  }
-
-  /// Counts a health check; returns the event that it amounts to, which the caller then applies.
-  package mutating func checked(well: Bool, by policy: HealthPolicy) -> Event? {
-    if well {
-      failures = 0
-      successes += 1
-      return state == .unhealthy && successes >= policy.successes ? .recovered : nil
-    }
-    successes = 0
-    failures += 1
-    return state == .ready && failures >= policy.failures ? .failed : nil
   }
 }

@@ -137,30 +137,3 @@ package struct ProcessSpec: Sendable, Equatable {
     return out + rest
   }
 }
-
-/// How often an instance is asked whether it is well, and how many bad answers mean something.
-package struct HealthPolicy: Sendable, Equatable {
-  package var intervalMilliseconds: Int
-  /// How long one check may take.
-  package var timeoutMilliseconds: Int
-  /// Failed checks in a row after which an instance gets no more clients.
-  package var failures: Int
-  /// Good checks in a row after which it gets clients again.
-  package var successes: Int
-  /// Failed checks in a row after which an idle instance is replaced.
-  package var failuresBeforeReplacement: Int
-  /// What is asked of kind `http` and `vnc`: any status from 200 to 499 is a sign of life.
-  package var path: String
-
-  package init(
-    intervalMilliseconds: Int = 5_000, timeoutMilliseconds: Int = 2_000, failures: Int = 2, successes: Int = 2,
-    failuresBeforeReplacement: Int = 6, path: String = "/"
-  ) {
-    self.intervalMilliseconds = intervalMilliseconds
-    self.timeoutMilliseconds = timeoutMilliseconds
-    self.failures = failures
-    self.successes = successes
-    self.failuresBeforeReplacement = failuresBeforeReplacement
-    self.path = path
-  }
-}

@@ -20,6 +20,8 @@ package struct ObservedInstance: Sendable, Equatable {
   package var exited: String?
   /// Failed health checks in a row.
   package var failures: Int
+  /// Replicas have told of failures too, so that fewer failed checks are enough.
+  package var isSuspected = false
   /// What an operator asked for.
   package var order: InstanceOrder?
   /// Whether the supervisor is already busy with a command for it; such an instance is left alone.

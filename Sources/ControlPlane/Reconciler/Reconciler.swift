@@ -61,7 +61,7 @@ package enum Reconciler {
       return nil
     case .unhealthy:
       guard let spec else { return .drain(id: instance.id, reason: "its pool is no longer declared") }
-      if !held && instance.failures >= spec.health.failuresBeforeReplacement {
+      if !held && instance.failures >= spec.health.replacement(isSuspected: instance.isSuspected) {
         return .stop(id: instance.id, reason: "it failed \(instance.failures) health checks in a row")
       }
       return nil

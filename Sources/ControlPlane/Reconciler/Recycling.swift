@@ -210,6 +210,8 @@ package enum Recycling {
           decision.lookAgain(at: observed.history.nextLaunchAt(by: spec.restart, now: now))
           continue
         }
+        let starting = instances.count { $0.state == .starting } + launches
+        guard observed.history.launches(of: 1, beside: starting, by: spec.restart) == 1 else { continue }
         decision.actions.append(.replace(id: instance.id, reason: reason))
         surges += 1
         launches += 1

@@ -51,7 +51,8 @@ enum Scaler {
     wanted = Swift.max(wanted, observed.restarts.count)
     let room = Swift.max(0, spec.max - census.existing)
     decision.isFull = need.instances(for: need.waiting) > room
-    let launches = Swift.min(wanted, room, launchBudget)
+    let launches = observed.history.launches(
+      of: Swift.min(wanted, room, launchBudget), beside: census.starting, by: spec.restart)
     guard launches > 0 else { return }
     guard observed.history.mayLaunch(by: spec.restart, now: now) else {
       decision.lookAgain(at: observed.history.nextLaunchAt(by: spec.restart, now: now))

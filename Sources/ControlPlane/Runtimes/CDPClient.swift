@@ -9,14 +9,14 @@ package enum CDPClient {
   /// Calls a method of the browser and returns its result. A browser that closes the connection instead of answering
   /// gives nil: that is how some versions answer Browser.close.
   package static func call(
-    _ method: String, host: String, port: Int, browser: String, deadline: Deadline
+    _ method: String, host: String, port: Int, browser: String, proxyHeader: [UInt8] = [], deadline: Deadline
   ) throws(ProbeError) -> JSON? {
     let stream = try Stream(host: host, port: port, deadline: deadline)
     // The key only guards against caches that replay answers; there is none on the way to an own process.
     let request =
       "GET /devtools/browser/\(browser) HTTP/1.1\r\nHost: \(host):\(port)\r\nUpgrade: websocket\r\n"
       + "Connection: Upgrade\r\nSec-WebSocket-Key: YmVydGgtY29udHJvbC0wMQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    try stream.send(Array(request.utf8))
+    try stream.send(proxyHeader + Array(request.utf8))
     var buffer: [UInt8] = []
     let end = Array("\r\n\r\n".utf8)
     while true {

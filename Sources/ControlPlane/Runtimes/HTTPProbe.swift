@@ -1,4 +1,4 @@
-// One GET to an instance: is it there, and is it the one that was started? Used for readiness and health checks.
+// One GET to an instance: is it there, and is it the one that was started? HealthProbe.swift asks.
 import JSON
 
 package enum HTTPProbe {
@@ -12,11 +12,17 @@ package enum HTTPProbe {
 
   /// Sends `GET path` on a connection of its own and reads the answer up to its end. Blocks.
   package static func get(host: String, port: Int, path: String, deadline: Deadline) throws(ProbeError) -> Answer {
-    let stream = try Stream(host: host, port: port, deadline: deadline)
+    try get(try Stream(host: host, port: port, deadline: deadline), host, port, path: path, [])
+  }
+
+  /// The same on a new connection, with what stands before the request (a PROXY header).
+  private static func get(
+    _ stream: Stream, _ host: String, _ port: Int, path: String, _ proxyHeader: [UInt8]
+  ) throws(ProbeError) -> Answer {
     let authority = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     let request =
       "GET \(path) HTTP/1.1\r\nHost: \(authority)\r\nAccept: */*\r\nUser-Agent: berth-control\r\nConnection: close\r\n\r\n"
-    try stream.send(Array(request.utf8))
+    try stream.send(proxyHeader + Array(request.utf8))
     var bytes: [UInt8] = []
     while bytes.count < maximumAnswerBytes {
       // Chrome keeps the connection open in spite of `Connection: close`, so the length decides.
@@ -54,16 +60,11 @@ package enum HTTPProbe {
     return atEnd ? Answer(status: status, body: body) : nil
   }
 
-  /// Whether the Chrome at this port is the one with this GUID; throws what is wrong.
-  static func verifyChrome(host: String, port: Int, browser: String, deadline: Deadline) throws(ProbeError) {
-    guard try identifyChrome(host: host, port: port, deadline: deadline) == browser else {
-      throw ProbeError("another browser answers at \(host):\(port)")
-    }
-  }
-
-  /// The GUID of the Chrome at this port, where nobody else can have the port; throws what is wrong.
-  static func identifyChrome(host: String, port: Int, deadline: Deadline) throws(ProbeError) -> String {
-    let answer = try get(host: host, port: port, path: "/json/version", deadline: deadline)
+  /// The GUID of the Chrome that the connection leads to; throws what is wrong.
+  static func identifyChrome(
+    _ stream: Stream, _ host: String, _ port: Int, _ proxyHeader: [UInt8]
+  ) throws(ProbeError) -> String {
+    let answer = try get(stream, host, port, path: "/json/version", proxyHeader)
     guard answer.status == 200 else { throw ProbeError("/json/version answered \(answer.status)") }
     let json: JSON
     do { json = try JSON(parsing: answer.body) } catch { throw ProbeError("/json/version is no JSON: \(error)") }
@@ -78,8 +79,10 @@ package enum HTTPProbe {
   }
 
   /// Whether a server answers at all; throws what is wrong.
-  static func verifyServer(host: String, port: Int, path: String, deadline: Deadline) throws(ProbeError) {
-    let answer = try get(host: host, port: port, path: path, deadline: deadline)
+  static func verifyServer(
+    _ stream: Stream, _ host: String, _ port: Int, path: String, _ proxyHeader: [UInt8]
+  ) throws(ProbeError) {
+    let answer = try get(stream, host, port, path: path, proxyHeader)
     guard (200...499).contains(answer.status) else { throw ProbeError("\(path) answered \(answer.status)") }
   }
 }

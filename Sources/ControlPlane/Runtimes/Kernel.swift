@@ -159,6 +159,13 @@ package enum Kernel {
     return file
   }
 
+  /// The last bytes of a file.
+  static func readEnd(_ path: String, bytes: Int) -> [UInt8]? {
+    var info = stat()
+    guard unsafe stat(path, &info) == 0 else { return nil }
+    return read(path, from: max(0, Int(info.st_size) - bytes), limit: bytes)
+  }
+
   /// Empties a log that has grown beyond `limit` bytes.
   static func empty(_ path: String, above limit: Int) {
     var info = stat()

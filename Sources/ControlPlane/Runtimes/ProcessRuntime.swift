@@ -143,7 +143,8 @@ package final class ProcessRuntime: Runtime {
       case .waiting(let why): if let why { reason = why }
       }
       if deadline.hasPassed {
-        throw LaunchFailure(.other, "it was not ready within \(milliseconds) ms: \(reason)\(logTail(of: record.id))")
+        throw LaunchFailure(
+          .other, "it was not ready within \(milliseconds) ms: \(reason)", log: await lastLines(of: record))
       }
       do {
         try await Task.sleep(for: .milliseconds(Self.readinessPollMilliseconds))
@@ -161,12 +162,12 @@ package final class ProcessRuntime: Runtime {
 
   private func look(at record: InstanceRecord, spec: PoolSpec, deadline: Deadline) -> Step {
     guard isAlive(record) else {
-      return .failed(LaunchFailure(.other, "its process ended before it was ready\(logTail(of: record.id))"))
+      return .failed(LaunchFailure(.other, "its process ended before it was ready", log: logTail(of: record.id)))
     }
     let probe = Deadline(milliseconds: min(deadline.millisecondsLeft, spec.health.timeoutMilliseconds))
     do {
       guard spec.kind == .cdp else {
-        try HTTPProbe.verifyServer(host: record.host, port: record.port, path: spec.health.path, deadline: probe)
+        _ = try HealthProbe.identify(record.host, record.port, spec: spec, deadline: probe)
         // An answer that came while the process was dying was somebody else's.
         return isAlive(record) ? .ready(nil) : .waiting(nil)
       }
@@ -177,7 +178,9 @@ package final class ProcessRuntime: Runtime {
         guard port == record.port else {
           return .failed(LaunchFailure(.portTaken, "it listens at port \(port) instead of \(record.port)"))
         }
-        try HTTPProbe.verifyChrome(host: record.host, port: port, browser: browser, deadline: probe)
+        guard try HealthProbe.identify(record.host, port, spec: spec, deadline: probe) == browser else {
+          return .waiting("another browser answers at \(record.host):\(port)")
+        }
         return .ready(browser)
       }
     } catch {
@@ -185,11 +188,12 @@ package final class ProcessRuntime: Runtime {
     }
   }
 
-  /// The end of an instance's log in one line, for errors.
-  private func logTail(of id: String) -> String {
-    guard let log = Kernel.read(directory(of: id) + "/log") else { return "" }
-    let lines = String(decoding: log, as: UTF8.self).split(whereSeparator: \.isNewline).suffix(3)
-    return lines.isEmpty ? "" : "; its log ends: " + lines.joined(separator: " | ")
+  private func logTail(of id: String) -> [String] {
+    LogTail.lines(of: Kernel.readEnd(directory(of: id) + "/log", bytes: 16_384) ?? [])
+  }
+
+  package func lastLines(of record: InstanceRecord) async -> [String] {
+    await pool.run { self.logTail(of: record.id) }
   }
 
   package func remember(_ record: InstanceRecord) async {
@@ -211,38 +215,11 @@ package final class ProcessRuntime: Runtime {
 
   package func isAlive(_ record: InstanceRecord) -> Bool { record.identity.map(ProcessTable.isAlive) ?? false }
 
-  package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
-    await pool.run { () -> ProbeError? in
+  package func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
+    await HealthProbe.pool.run {
       Kernel.empty(self.directory(of: record.id) + "/log", above: Self.maximumLogBytes)
-      guard self.isAlive(record) else { return ProbeError("its process has ended") }
-      let deadline = Deadline(milliseconds: spec.health.timeoutMilliseconds)
-      do throws(ProbeError) {
-        if spec.kind == .cdp, let browser = record.browser {
-          try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
-        } else {
-          try HTTPProbe.verifyServer(
-            host: record.host, port: record.port, path: spec.health.path, deadline: deadline)
-        }
-        return nil
-      } catch {
-        return error
-      }
-    }
-  }
-
-  package func answers(_ record: InstanceRecord, path: String) async -> Bool {
-    await pool.run {
-      let deadline = Deadline(milliseconds: 2_000)
-      do throws(ProbeError) {
-        if let browser = record.browser {
-          try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
-        } else {
-          try HTTPProbe.verifyServer(host: record.host, port: record.port, path: path, deadline: deadline)
-        }
-        return true
-      } catch {
-        return false
-      }
+      guard self.isAlive(record) else { return HealthProblem(.process, "its process has ended") }
+      return HealthProbe.check(record, spec: spec, depth: depth)
     }
   }
 

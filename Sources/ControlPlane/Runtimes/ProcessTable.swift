@@ -100,6 +100,10 @@ package struct ProcessFigures: Sendable, Equatable {
   /// Memory with shared pages divided among those who share them (PSS), bytes.
   package var memoryBytes: Int
   package var processes: Int
+  /// What they may use at most together, where that is less than their host has.
+  package var memoryLimitBytes: Int?
+  /// Thousandths of a processor.
+  package var milliCPULimit: Int?
 
   package init(cpuMilliseconds: Int, memoryBytes: Int, processes: Int) {
     self.cpuMilliseconds = cpuMilliseconds

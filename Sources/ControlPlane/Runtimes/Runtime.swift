@@ -102,6 +102,8 @@ package struct LaunchFailure: Error, Equatable, Sendable, CustomStringConvertibl
     case portTaken
     /// It is there as far as anybody can tell, and may answer later: it is kept, without clients.
     case notYet
+    /// No engine has room for it now: nothing was started.
+    case noRoom
     /// The hosts that could take it have as many launches under way as they can bear: it waits for one of those to end.
     case later
     /// The same will most likely happen again.
@@ -109,10 +111,14 @@ package struct LaunchFailure: Error, Equatable, Sendable, CustomStringConvertibl
   }
   package let cause: Cause
   package let description: String
+  /// The last lines that the instance wrote.
+  package let log: [String]
 
-  package init(_ cause: Cause, _ description: String) {
+  /// With the end of its log, which the description then ends with too.
+  package init(_ cause: Cause, _ description: String, log: [String] = []) {
     self.cause = cause
-    self.description = description
+    self.description = description + (log.isEmpty ? "" : "; its log ends: " + log.suffix(3).joined(separator: " | "))
+    self.log = log
   }
 }
 
@@ -123,11 +129,14 @@ package struct InstanceExit: Sendable, Equatable, CustomStringConvertible {
   package var signal: Int?
   /// A whole sentence, where more is known than that.
   package var reason: String?
+  /// The last lines that it wrote, as far as they were read.
+  package var log: [String] = []
 
-  package init(status: Int? = nil, signal: Int? = nil, reason: String? = nil) {
+  package init(status: Int? = nil, signal: Int? = nil, reason: String? = nil, log: [String] = []) {
     self.status = status
     self.signal = signal
     self.reason = reason
+    self.log = log
   }
 
   /// It said goodbye by itself, as Chrome does on Browser.close.
@@ -197,11 +206,18 @@ package protocol Runtime: Sendable {
   /// Returns when the process has ended; the answer may be asked for again and by several. nil = nobody can tell.
   func exit(of record: InstanceRecord) async -> InstanceExit?
 
-  /// Whether it is well: process, then port, then its own answer. nil = well, else what is wrong.
-  func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError?
+  /// What is wrong with it as deep as this: process, then port, then its own answer, then DevTools. nil = all is well.
+  func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem?
 
-  /// Whether an instance answers as itself over the network, for one whose processes are on another host.
-  func answers(_ record: InstanceRecord, path: String) async -> Bool
+  /// The end of what an instance has written.
+  func lastLines(of record: InstanceRecord) async -> [String]
+
+  /// The weight that the configuration gives it now; nil = none of its own.
+  func weight(of record: InstanceRecord) -> Int?
+
+  /// Whether an instance answers as itself over the network, for one whose processes are on another host. `spec`: of its
+  /// pool, if that is declared.
+  func answers(_ record: InstanceRecord, spec: PoolSpec?) async -> Bool
 
   /// Ends every process of the instance, politely first unless `force`, and removes its directory. Returns what would
   /// not go away, nil when nothing is left.
@@ -229,6 +245,15 @@ extension Runtime {
   ) throws(LaunchFailure) -> Place? { nil }
   package func conflict(host: String, port: Int) async -> String? { nil }
   package func isWanted(_ record: InstanceRecord) -> Bool { true }
+  package func lastLines(of record: InstanceRecord) async -> [String] { [] }
+  package func weight(of record: InstanceRecord) -> Int? { nil }
+
+  package func answers(_ record: InstanceRecord, spec: PoolSpec?) async -> Bool {
+    let spec =
+      spec ?? PoolSpec(name: record.pool, kind: record.browser == nil ? .http : .cdp, runtime: .process(.init()))
+    return await HealthProbe.pool.run { HealthProbe.check(record, spec: spec, depth: .http) } == nil
+  }
+
   package func holdings() async -> [Holding] { [] }
   package func remove(_ holding: Holding) async {}
 }

@@ -70,12 +70,17 @@ package struct RuntimeSet: Runtime {
   package func remember(_ record: InstanceRecord) async { await runtime(of: record).remember(record) }
   package func exit(of record: InstanceRecord) async -> InstanceExit? { await runtime(of: record).exit(of: record) }
 
-  package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
-    await runtime(of: record).check(record, spec: spec)
+  package func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
+    await runtime(of: record).check(record, spec: spec, depth: depth)
   }
 
-  package func answers(_ record: InstanceRecord, path: String) async -> Bool {
-    await runtime(of: record).answers(record, path: path)
+  package func lastLines(of record: InstanceRecord) async -> [String] {
+    await runtime(of: record).lastLines(of: record)
+  }
+  package func weight(of record: InstanceRecord) -> Int? { runtime(of: record).weight(of: record) }
+
+  package func answers(_ record: InstanceRecord, spec: PoolSpec?) async -> Bool {
+    await runtime(of: record).answers(record, spec: spec)
   }
 
   package func stop(

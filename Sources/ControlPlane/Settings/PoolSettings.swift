@@ -68,9 +68,16 @@ extension ControlSettings {
     try number("healthFailures", \.health.failures, in: 1...1_000)
     try number("healthSuccesses", \.health.successes, in: 1...1_000)
     try number("healthFailuresBeforeReplacement", \.health.failuresBeforeReplacement, in: 1...10_000)
+    try number("healthTCPIntervalMilliseconds", \.health.tcp.intervalMilliseconds, in: 0...3_600_000)
+    try number("healthTCPTimeoutMilliseconds", \.health.tcp.timeoutMilliseconds, in: 10...60_000)
+    try number("healthTCPFailures", \.health.tcp.failures, in: 1...1_000)
+    try number("healthCDPIntervalMilliseconds", \.health.cdp.intervalMilliseconds, in: 0...3_600_000)
+    try number("healthCDPTimeoutMilliseconds", \.health.cdp.timeoutMilliseconds, in: 10...60_000)
+    try number("healthCDPFailures", \.health.cdp.failures, in: 1...1_000)
     try number("restartInitialMilliseconds", \.restart.initialMilliseconds, in: 0...600_000)
     try number("restartMaximumMilliseconds", \.restart.maximumMilliseconds, in: 0...day)
     try number("restartStableAfterMilliseconds", \.restart.stableAfterMilliseconds, in: 0...day)
+    try number("restartCrashLoopAfter", \.restart.crashLoopAfter, in: 1...1_000)
     if let value = try file?.value("healthPath") {
       guard value.text.hasPrefix("/"), !value.text.contains(where: { $0 == " " || $0.isNewline }) else {
         throw value.wrong("a path that begins with /")
@@ -78,7 +85,10 @@ extension ControlSettings {
       spec.health.path = value.text
     }
     var record = spec.record
-    try file?.record { (fields: inout Fields) throws(RecordError) in try record.readBalancing(&fields) }
+    try file?.record { (fields: inout Fields) throws(RecordError) in
+      try record.readBalancing(&fields)
+      try record.readReporting(&fields)
+    }
     spec.balancing = record.balancing
     try file?.finish()
     if case .fixed(let servers) = runtime, spec.recycleAfterSessions > 0,

@@ -5,6 +5,7 @@ import Posix
 import Reconciler
 import Routing
 import Runtimes
+import State
 
 struct Managed: Sendable {
   /// Distinguishes this entry from an earlier or later one of the same id, for tasks that come back to it.
@@ -33,26 +34,32 @@ struct Managed: Sendable {
   /// Why its state changed, for the event.
   var reason: String?
 
+  /// A check is under way.
   var isChecking = false
-  var nextCheck: ContinuousClock.Instant
+  var health = InstanceHealth()
+  var schedule: HealthSchedule
+  var suspicion = Suspicion()
   var isWatched = false
 
-  init(token: Int, record: InstanceRecord, nextCheck: ContinuousClock.Instant) {
+  init(token: Int, record: InstanceRecord, schedule: HealthSchedule) {
     self.token = token
     self.record = record
     lifecycle = InstanceLifecycle(record.state)
     if record.state == .draining { drainingSince = Clock.unixMilliseconds }
-    self.nextCheck = nextCheck
+    if record.state == .unhealthy { health = InstanceHealth(cause: schedule.deepest) }
+    self.schedule = schedule
   }
 
   /// As the reconciler sees it.
   func observed(leases: Int, freeSlots: Int?) -> ObservedInstance {
     let waits = leaveAloneUntil.map { ContinuousClock.now < $0 } ?? false
-    return ObservedInstance(
+    var observed = ObservedInstance(
       id: record.id, state: record.state, generation: record.generation, startedAt: record.startedAt, leases: leases,
-      freeSlots: freeSlots, exited: exited?.description ?? lost, failures: lifecycle.failures, order: order,
+      freeSlots: freeSlots, exited: exited?.description ?? lost, failures: health.failures, order: order,
       // What Redis has not heard of yet may still be given to a client.
       busy: !isSettled || waits)
+    observed.isSuspected = suspicion.isAlive(at: Clock.monotonicMilliseconds)
+    return observed
   }
 
   /// Whether nothing is being done with it and Redis has its record.
@@ -77,4 +84,10 @@ struct PoolMemory: Sendable {
   var scaling = ScalingMemory()
   /// Whether it was said that `max` keeps clients waiting.
   var isFull = false
+
+  /// Since when launches fail, Unix milliseconds.
+  var troubleSince = 0
+  var lastFailure: PoolFailure?
+  /// What Redis has been told.
+  var toldTrouble: PoolTrouble?
 }

@@ -23,7 +23,7 @@ extension Supervisor {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
     } catch {
       if error.cause == .later { return false }
-      Task { await self.failed(spec, id: restart?.id ?? spec.name, error.description) }
+      failed(spec, id: restart?.id ?? spec.name, error)
       return false
     }
     if place == nil, hasItsLaunches { return false }
@@ -56,7 +56,7 @@ extension Supervisor {
   private func finishLaunch(_ id: String, token: Int, spec: PoolSpec, _ outcome: Outcome) async {
     switch outcome {
     case .ready: logger.info("instance ready", metadata: ["instance": "\(id)"])
-    case .failed(let failure): await giveUp(id, token, spec, failure.description)
+    case .failed(let failure): await giveUp(id, token, spec, failure)
     case .notOurs: break
     }
   }
@@ -83,7 +83,9 @@ extension Supervisor {
         guard let free = try await redis.run(ports.allocate(owner: id, now: Clock.unixMilliseconds)) else {
           await giveUp(
             id, token, spec,
-            "all ports from \(range.lowerBound) to \(range.upperBound) are taken at \(host); make the range larger")
+            LaunchFailure(
+              .noRoom,
+              "all ports from \(range.lowerBound) to \(range.upperBound) are taken at \(host); make the range larger"))
           return
         }
         port = free
@@ -109,13 +111,14 @@ extension Supervisor {
         await quarantine(port, of: id, on: host, reason: failure.description)
         instances[id]?.record.forgetLaunched()
       case .failed(let failure):
-        await giveUp(id, token, spec, failure.description)
+        await giveUp(id, token, spec, failure)
         return
       case .notOurs:
         return
       }
     }
-    await giveUp(id, token, spec, "\(Self.portAttempts) ports in a row are taken by something else")
+    await giveUp(
+      id, token, spec, LaunchFailure(.noRoom, "\(Self.portAttempts) ports in a row are taken by something else"))
   }
 
   private enum Outcome {
@@ -176,7 +179,8 @@ extension Supervisor {
     if let notYet { _ = instances[id]?.apply(.failed, reason: notYet) }
     instances[id]?.record.browser = browser
     instances[id]?.busy = false
-    instances[id]?.nextCheck = .now + .milliseconds(spec.health.intervalMilliseconds)
+    instances[id]?.schedule = HealthSchedule(
+      answeredAt: Clock.monotonicMilliseconds, by: spec.health, hasBrowser: browser != nil)
     pools[spec.name, default: PoolMemory()].history.succeeded()
     watch(id)
     if let record = instances[id]?.record { await runtime.remember(record) }
@@ -192,21 +196,22 @@ extension Supervisor {
     Task {
       switch await self.proof(id, token: token, spec: spec) {
       case .ready: self.logger.info("an interrupted launch is done", metadata: ["instance": "\(id)"])
-      case .failed(let failure): await self.giveUp(id, token, spec, failure.description)
+      case .failed(let failure): await self.giveUp(id, token, spec, failure)
       case .notOurs: break
       }
     }
   }
 
   /// A launch has failed: everything of it goes, and the pool waits a little before the next one.
-  private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ reason: String) async {
+  private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ failure: LaunchFailure) async {
     guard let record = entry(id, token)?.record else { return }
-    await failed(spec, id: id, reason)
-    await finish(record, token: token, reason: "its launch failed: " + reason, force: true)
+    failed(spec, id: id, failure)
+    await finish(record, token: token, reason: "its launch failed: " + failure.description, force: true)
   }
 
-  private func failed(_ spec: PoolSpec, id: String, _ reason: String) async {
-    pools[spec.name, default: PoolMemory()].history.failed(now: Clock.unixMilliseconds)
+  private func failed(_ spec: PoolSpec, id: String, _ failure: LaunchFailure) {
+    let reason = failure.description
+    noteFailure(failure.cause == .noRoom ? .noRoom : .launch, of: id, spec, reason: reason, log: failure.log)
     let failures = pools[spec.name]?.history.failures ?? 0
     logger.error(
       "launch failed",
@@ -214,7 +219,7 @@ extension Supervisor {
         "instance": "\(id)", "pool": "\(spec.name)", "reason": "\(reason)", "failures": "\(failures)",
         "retryMilliseconds": "\(spec.restart.delayMilliseconds(afterFailures: failures))",
       ])
-    await self.record("instance.launch_failed", id, reason: reason, fields: ["pool": spec.name])
+    Task { await self.record("instance.launch_failed", id, reason: reason, fields: ["pool": spec.name]) }
   }
 
   private func quarantine(_ port: Int, of id: String, on host: String, reason: String) async {

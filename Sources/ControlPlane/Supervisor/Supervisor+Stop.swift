@@ -78,8 +78,12 @@ extension Supervisor {
         instances[id]?.order = order
       }
     }
-    for (id, weight) in try await redis.run(orders.weights()) {
-      guard let entry = instances[id], entry.record.weight != weight else { continue }
+    // An operator's word goes before the configuration's.
+    let weights = try await redis.run(orders.weights())
+    for (id, entry) in instances {
+      guard let weight = weights[id] ?? runtime.weight(of: entry.record), entry.record.weight != weight else {
+        continue
+      }
       logger.notice("weight", metadata: ["instance": "\(id)", "weight": "\(weight)"])
       instances[id]?.record.weight = weight
       instances[id]?.isUnsaved = true

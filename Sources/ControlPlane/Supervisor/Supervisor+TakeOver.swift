@@ -22,6 +22,7 @@ extension Supervisor {
     try await redis.run(
       registry.declare(
         pools: configuration.pools.map(\.record), routes: configuration.routes, fence: term.fence, now: now))
+    try await restoreTroubles(term.fence)
     let registered = try await redis.run(registry.instances())
     let survey = await runtime.survey()
     // After somebody else's term, what this one remembers is older than what Redis says.
@@ -117,7 +118,8 @@ extension Supervisor {
   /// A new entry of the memory.
   func insert(_ record: InstanceRecord) {
     nextToken += 1
-    instances[record.id] = Managed(token: nextToken, record: record, nextCheck: .now)
+    instances[record.id] = Managed(
+      token: nextToken, record: record, schedule: schedule(adopting: record))
   }
 
   /// Hears of the end of an instance's process.
@@ -126,7 +128,11 @@ extension Supervisor {
     instances[id]?.isWatched = true
     let record = entry.record
     Task { [runtime] in
-      guard let exit = await runtime.exit(of: record) else { return }
+      guard var exit = await runtime.exit(of: record) else { return }
+      // Before anybody removes what it left. Who ends it by intent is not interested.
+      if exit.log.isEmpty, self.instances[id]?.token == entry.token, self.instances[id]?.busy == false {
+        exit.log = await runtime.lastLines(of: record)
+      }
       self.exited(id, token: entry.token, exit)
     }
   }
@@ -136,10 +142,7 @@ extension Supervisor {
     guard let entry = instances[id], entry.token == token, !entry.busy else { return }
     logger.warning("instance ended", metadata: ["instance": "\(id)", "reason": "\(exit)"])
     instances[id]?.exited = exit
-    if let spec = spec(of: entry.record.pool) {
-      pools[spec.name, default: PoolMemory()].history.exited(
-        startedAt: entry.record.startedAt, clean: exit.isClean, now: Clock.unixMilliseconds, by: spec.restart)
-    }
+    noteExit(of: entry, exit)
     bell.ring()
   }
 
@@ -171,7 +174,7 @@ extension Supervisor {
   private func checkForeign(_ record: InstanceRecord, _ term: Term) async {
     guard upkeep.foreignCheckIsDue(record.id) else { return }
     let spec = spec(of: record.pool)
-    if await runtime.answers(record, path: spec?.health.path ?? "/") {
+    if await runtime.answers(record, spec: spec) {
       upkeep.foreignFailures[record.id] = 0
       return
     }

@@ -1,4 +1,4 @@
-// What the leader does regularly: health checks, ends of sessions whose time is over, replicas that have fallen silent,
+// What the leader does regularly: ends of sessions whose time is over, replicas that have fallen silent,
 // ports that nobody owns, and figures of processes.
 import Domain
 import Logging
@@ -96,7 +96,6 @@ extension Supervisor {
       for host in portHosts { try await reclaimPorts(of: host) }
     }
     if upkeep.isDue("strays", every: Upkeep.straysMilliseconds) { removeStrays() }
-    checkHealth()
     if upkeep.isDue("figures", every: Upkeep.figuresMilliseconds) { measure() }
   }
 
@@ -133,42 +132,10 @@ extension Supervisor {
     }
   }
 
-  private func checkHealth() {
-    let now = ContinuousClock.now
-    for (id, entry) in instances where !entry.busy && !entry.isChecking && entry.exited == nil && entry.nextCheck <= now
-    {
-      guard let spec = spec(of: entry.record.pool), runtime.wasStarted(entry.record) else { continue }
-      instances[id]?.isChecking = true
-      let record = entry.record
-      Task { [runtime] in
-        let problem = await runtime.check(record, spec: spec)
-        await self.checked(id, token: entry.token, spec: spec, problem: problem)
-      }
-    }
-  }
-
-  private func checked(_ id: String, token: Int, spec: PoolSpec, problem: ProbeError?) async {
-    guard let entry = instances[id], entry.token == token else { return }
-    instances[id]?.isChecking = false
-    // Up to a fifth earlier or later, so that checks spread.
-    let interval = spec.health.intervalMilliseconds
-    instances[id]?.nextCheck = .now + .milliseconds(interval + Int.random(in: -interval / 5...interval / 5))
-    guard !entry.busy, entry.exited == nil else { return }
-    guard let event = instances[id]?.lifecycle.checked(well: problem == nil, by: spec.health) else { return }
-    let reason = problem?.description ?? "it answers again"
-    guard instances[id]?.apply(event, reason: reason) == true else { return }
-    logger.warning(
-      "instance \(event == .recovered ? "recovered" : "unhealthy")",
-      metadata: ["instance": "\(id)", "reason": "\(reason)"])
-    await save(id)
-    bell.ring()
-  }
-
   private func measure() {
     let records = instances.values.filter { !$0.busy }.map(\.record)
-    guard !records.isEmpty else { return }
     Task { [runtime] in
-      let figures = await runtime.figures(of: records)
+      let figures = records.isEmpty ? [:] : await runtime.figures(of: records)
       await self.publishLoads(of: figures, at: Clock.monotonicMilliseconds)
       for (id, figures) in figures {
         // Figures of this moment; the next ones come soon.
@@ -179,8 +146,7 @@ extension Supervisor {
 
   /// Tells replicas how busy instances are, for routes that go by it.
   private func publishLoads(of figures: [String: ProcessFigures], at now: Int) async {
-    let loads = upkeep.meter.loads(of: figures, at: now)
-    guard !loads.isEmpty else { return }
+    guard let loads = upkeep.meter.loads(of: figures, at: now) else { return }
     _ = try? await redis.run(Balancing(keys: keys).put(loads: loads))
   }
 }

@@ -1,6 +1,7 @@
 // The leader's work: looks at what is there, asks the reconciler what to do, and does it. An actor with one loop; what
 // takes time (launches, stops, checks) runs in tasks that come back to it. The other files of this room:
-// +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Upkeep (health, leases, replicas, ports).
+// +TakeOver (a new term), +Launch and +Stop (an instance's birth and end), +Health (checks), +Crashes (launches that fail),
+// +Upkeep (leases, replicas, ports).
 package import Domain
 package import Logging
 import Posix
@@ -57,6 +58,8 @@ package actor Supervisor {
   let events: Events
   let orders: Orders
   let facts: InstanceFacts
+  let reports: Reports
+  let troubles: Troubles
 
   var instances: [String: Managed] = [:]
   var pools: [String: PoolMemory] = [:]
@@ -85,12 +88,16 @@ package actor Supervisor {
     events = Events(keys: keys)
     orders = Orders(keys: keys)
     facts = InstanceFacts(keys: keys)
+    reports = Reports(keys: keys)
+    troubles = Troubles(keys: keys)
   }
 
   func spec(of pool: String) -> PoolSpec? { configuration.pools.first { $0.name == pool } }
 
   /// Looks and acts until ``stop(instances:)`` or cancellation.
   package func run() async {
+    let checks = Task { await runChecks() }
+    defer { checks.cancel() }
     while !isStopping && !Task.isCancelled {
       let seen = bell.rings
       await look()
@@ -127,7 +134,9 @@ package actor Supervisor {
       try await agreeWithRegistry(term)
       await saveAll()
       try await readOrders()
+      try await readReports()
       try await reconcile()
+      try await tellTroubles(term.fence)
       try await keepUp()
       if trouble != nil {
         trouble = nil
@@ -172,6 +181,7 @@ package actor Supervisor {
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
       let spec = spec(of: name)
+      if let spec { noteSurvivors(of: spec, now: Clock.unixMilliseconds) }
       let memory = pools[name] ?? PoolMemory()
       let decision = Reconciler.decide(
         spec: spec,
@@ -239,6 +249,7 @@ package actor Supervisor {
     case .recycle(let id, let reason):
       await recycle(id, reason: reason)
     case .stop(let id, let reason):
+      noteStop(of: id, reason: reason)
       end(id, reason: reason)
     case .remove(let id, let reason):
       end(id, reason: reason)

@@ -18,6 +18,13 @@ struct CoordinatorPage {
     ] { page.sample(count, ["outcome": outcome]) }
     page.single(
       "berth_jobs_dropped_total", .counter, "New jobs that other replicas will not find.", counters.jobsDropped)
+    page.single(
+      "berth_fault_reports_total", .counter,
+      "Failing instances that the control plane was told of, once a second each.",
+      counters.faultReports)
+    page.single(
+      "berth_fault_reports_dropped_total", .counter, "Those it was not told of: too many at a time, or no Redis.",
+      counters.faultReportsDropped)
     page.family("berth_server_checks_total", .counter, "Health checks of a routes file's servers, by outcome.")
     page.sample(counters.healthChecks - counters.healthChecksFailed, ["outcome": "well"])
     page.sample(counters.healthChecksFailed, ["outcome": "failed"])

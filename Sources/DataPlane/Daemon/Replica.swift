@@ -104,6 +104,7 @@ final class Replica {
 
   private static func redisSource(_ settings: Settings, _ engine: Engine, _ log: LogWriter) throws -> RedisCoordinator {
     let metrics = engine.metrics
+    let faults = FaultReader(engine.labels)
     let url: RedisURL
     do { url = try RedisURL(parsing: settings.redisURL ?? "") } catch {
       throw ReplicaError(description: "--redis-url (REDIS_URL): \(error)")
@@ -116,7 +117,7 @@ final class Replica {
           "clients": sum(.clientsNow), "tunnels": sum(.tunnelsNow), "requests": sum(.requests),
           "address": "\(settings.listen)", "admin": "\(settings.admin)", "pid": String(getpid()),
         ]
-      }, traffic: { [labels = engine.labels] in labels.traffic() })
+      }, faults: { faults.read() }, traffic: { [labels = engine.labels] in labels.traffic() })
   }
 
   func run() throws {

@@ -25,6 +25,8 @@ package enum InstanceCounter: Int, CaseIterable, Sendable {
   case responses1xx, responses2xx, responses3xx, responses4xx, responses5xx, bytesFromClients, bytesToClients
   case connectFailures, connectTimeouts, firstByteTimeouts, resets, earlyCloses, badResponses, cutBodies
   case connections, connectMicroseconds, ejections
+  /// Of those failures, the ones that are nobody's: a kept connection or a tunnel that ended.
+  case blameless
   /// Attempts at it, tunnels included; counted when they begin.
   case requests
   case activeNow

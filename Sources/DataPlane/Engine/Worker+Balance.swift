@@ -202,12 +202,11 @@ extension Worker {
       let key = StableHash.of(instance.id)
       if let place = s.instancePlaces[Self.placeKey(instance)] { s.drainingPlaces[key] = place }
     }
-    applyLoads()
+    if !s.loads.isEmpty { applyLoads() }
   }
 
-  /// How busy instances are, as the control plane has published it.
+  /// How busy instances are, as the control plane has published it; those that it does not name count as not measured.
   func applyLoads() {
-    guard !s.loads.isEmpty else { return }
     for instance in s.table.source.instances {
       guard let handle = s.poolStates[instance.pool] else { continue }
       let place = handle.s.balancer.place(ofKey: StableHash.of(instance.id))

@@ -319,7 +319,7 @@ extension Worker {
     let isBlameless = s.slab[fd].isTunnel ? fault != .reset : isStale && !s.slab[fd].machine.responseHasStarted
     endTurn(fd, isBlameless ? .neutral : .failure)
     dropInstance(fd, reuse: false)
-    storyFault(fd, fault)
+    storyFault(fd, fault, isBlameless: isBlameless)
     if s.slab[fd].isTunnel { return closeClient(fd, fault == .reset ? .instanceReset : .tunnelEnded) }
     switch self.fault(fd, fault) {
     case .retry:

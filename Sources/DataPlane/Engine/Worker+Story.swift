@@ -70,9 +70,10 @@ extension Worker {
     s.labels.ended(instance: row, status: 0, microseconds: 0, bytesFromClient: 0, bytesToClient: 0)
   }
 
-  func storyFault(_ fd: Int32, _ fault: InstanceFault) {
+  func storyFault(_ fd: Int32, _ fault: InstanceFault, isBlameless: Bool) {
     let row = s.slab[fd].story.instance
     guard s.slab[fd].story.isOpen, row != AccessRecord.noRow else { return }
+    if isBlameless { s.labels.add(.blameless, instance: row) }
     switch fault {
     case .connectFailed: s.labels.add(.connectFailures, instance: row)
     case .connectTimeout: s.labels.add(.connectTimeouts, instance: row)

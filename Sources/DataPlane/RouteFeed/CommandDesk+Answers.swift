@@ -141,6 +141,11 @@ extension CommandDesk {
     case (.findJob(let question), .text(let instance)): found(question, instance)
     case (.countReplicas, .count(let count)): tell(replicas: count)
     case (.readLoads, .loads(let loads)): tell(loads: loads)
+    case (.report(let told), .count(let dropped)):
+      core.count {
+        $0.faultReports += told
+        $0.faultReportsDropped += dropped
+      }
     default: break
     }
     return []
@@ -252,6 +257,8 @@ extension CommandDesk {
     case .findJob(let question): answer(question, .unavailable)
     // Workers go on with what they have.
     case .borrow, .countReplicas, .readLoads: break
+    // Old news by the time that Redis is back.
+    case .report(let told): core.count { $0.faultReportsDropped += told }
     // The ledger keeps it for the next time.
     case .flushTraffic: break
     }

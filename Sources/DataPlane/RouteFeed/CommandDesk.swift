@@ -30,6 +30,7 @@ final class CommandDesk {
   let targetKeys: Targets
   let balancing: Balancing
   let jobs: Jobs
+  let reports: Reports
   let trafficKeys: Traffic
 
   var holdings = Holdings()
@@ -90,6 +91,7 @@ final class CommandDesk {
     targetKeys = Targets(keys: core.keys)
     balancing = Balancing(keys: core.keys)
     jobs = Jobs(keys: core.keys)
+    reports = Reports(keys: core.keys)
     trafficKeys = Traffic(keys: core.keys)
   }
 
@@ -339,7 +341,7 @@ final class CommandDesk {
         Operation(
           .beat(touched: sent), replicas.beat(id: core.replica, figures: figures, touched: sent.sorted(), now: now)
         ) { .flag($0) }
-      ] + readings())
+      ] + readings() + (faultReport().map { [$0] } ?? []))
   }
 
   /// Redis did not know this replica: it is new, or was taken for dead and its sessions let go of.

@@ -26,6 +26,7 @@ final class CoordinatorCore: Sendable {
   let replica: String
   let log: LogWriter
   let figures: @Sendable () -> [String: String]
+  let faults: @Sendable () -> [WitnessedFaults]
   let traffic: @Sendable () -> TrafficReport
   /// How often who waits asks again without being woken; well below the 5 s after which Redis takes a waiter for dead.
   let retryMilliseconds: Int
@@ -55,6 +56,7 @@ final class CoordinatorCore: Sendable {
   init(
     url: RedisURL, options: RedisOptions, keys: Keys, replica: String, log: LogWriter, mailboxLimit: Int,
     retryMilliseconds: Int, jobRetryMilliseconds: Int, figures: @escaping @Sendable () -> [String: String],
+    faults: @escaping @Sendable () -> [WitnessedFaults] = { [] },
     traffic: @escaping @Sendable () -> TrafficReport
   ) throws(RedisError) {
     self.url = url
@@ -63,6 +65,7 @@ final class CoordinatorCore: Sendable {
     self.replica = replica
     self.log = log
     self.figures = figures
+    self.faults = faults
     self.traffic = traffic
     self.retryMilliseconds = retryMilliseconds
     self.jobRetryMilliseconds = jobRetryMilliseconds

@@ -32,6 +32,10 @@ package struct CoordinatorCounters: Sendable, Equatable {
   package var jobsAskedAgain = 0
   /// Jobs that were not remembered: no sound id, or too many while Redis was away.
   package var jobsDropped = 0
+  /// Instances whose failures the control plane was told, and those that it was not told of: too many at a time, or no
+  /// Redis.
+  package var faultReports = 0
+  package var faultReportsDropped = 0
   /// Health checks of a routes file's servers, and those that found something wrong.
   package var healthChecks = 0
   package var healthChecksFailed = 0

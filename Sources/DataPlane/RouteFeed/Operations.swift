@@ -54,6 +54,8 @@ struct Operation {
     case findJob(JobQuestion)
     case countReplicas
     case readLoads
+    /// Failures of so many instances.
+    case report(Int)
     case flushTraffic
   }
   enum Outcome: Sendable {

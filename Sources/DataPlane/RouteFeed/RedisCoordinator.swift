@@ -26,6 +26,7 @@ package final class RedisCoordinator: RouteSource {
 
   /// - `replica`: the id of this process in Redis; unique in the deployment.
   /// - `figures`: what the heartbeat tells beside the coordinator's own figures; called once a second from a thread of it.
+  /// - `faults`: what instances did wrong since it was called last; called once a second from the same thread.
   /// - `traffic`: what workers have sent to instances; called at least once a second, from the same thread.
   /// - `retryMilliseconds`: how often who waits asks again without being woken; at most 2,000, or Redis takes it for dead.
   /// - `jobRetryMilliseconds`: after which Redis is asked once more about a job that it does not know.
@@ -35,12 +36,13 @@ package final class RedisCoordinator: RouteSource {
     options: RedisOptions = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 3_000),
     mailboxLimit: Int = 65_536, retryMilliseconds: Int = 1_000, jobRetryMilliseconds: Int = 50,
     figures: @escaping @Sendable () -> [String: String] = { [:] },
+    faults: @escaping @Sendable () -> [WitnessedFaults] = { [] },
     traffic: @escaping @Sendable () -> TrafficReport = { TrafficReport() }
   ) throws(RedisError) {
     core = try CoordinatorCore(
       url: url, options: options, keys: keys, replica: replica, log: log, mailboxLimit: mailboxLimit,
       retryMilliseconds: retryMilliseconds, jobRetryMilliseconds: jobRetryMilliseconds, figures: figures,
-      traffic: traffic)
+      faults: faults, traffic: traffic)
   }
 
   package func start(inboxes: [any WorkerInbox]) {

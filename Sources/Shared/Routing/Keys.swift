@@ -61,6 +61,10 @@ package struct Keys: Sendable, Equatable {
   package var orders: String { prefix + "orders" }
   /// The weights that operators gave to instances.
   package var weights: String { prefix + "weights" }
+  /// What replicas have seen instances do wrong, until the leader has taken it.
+  package var reports: String { prefix + "reports" }
+  /// The pools whose launches fail, and why.
+  package var troubles: String { prefix + "troubles" }
 
   // What happened, and the doorbell.
   package var events: String { prefix + "events" }

@@ -87,6 +87,10 @@ package struct PoolRecord: Sendable, Equatable {
   package var ejection = Ejection()
   /// When fewer members than this share would be left, ejection is ignored.
   package var panicPercent = 50
+  /// Failures of an instance within a second after which a replica tells the control plane; 0 = never.
+  package var reportFailures = 1
+  /// Whether statuses of 500 to 599 are such failures.
+  package var reportServerErrors = false
 
   package init(
     name: String, kind: PoolKind, slots: Int, recycleAfterSessions: Int = 0, reservationMilliseconds: Int = 10_000,
@@ -125,6 +129,7 @@ package struct PoolRecord: Sendable, Equatable {
       queueLimit: try fields.int("queueLimit", in: 0...1_000_000, or: 1_000))
     hardLimitMaximumMilliseconds = try fields.int("hardLimitMaximumMilliseconds", in: 0...30 * day, or: 0)
     try readBalancing(&fields)
+    try readReporting(&fields)
     try fields.finish()
     guard self.name == name else { throw fields.error("name", "says \"\(self.name)\"") }
   }
@@ -135,6 +140,12 @@ package struct PoolRecord: Sendable, Equatable {
     slowStartMilliseconds = try fields.int("slowStartMilliseconds", in: 0...3_600_000, or: 0)
     panicPercent = try fields.int("panicPercent", in: 0...100, or: 50)
     if var section = try fields.section("ejection") { ejection = try Ejection(&section) }
+  }
+
+  /// The fields that say what replicas tell the control plane; routes files have none.
+  package mutating func readReporting(_ fields: inout Fields) throws(RecordError) {
+    reportFailures = try fields.int("reportFailures", in: 0...1_000_000, or: 1)
+    reportServerErrors = try fields.bool("reportServerErrors", or: false)
   }
 
   package var json: JSON {
@@ -150,6 +161,8 @@ package struct PoolRecord: Sendable, Equatable {
     object.set("slowStartMilliseconds", slowStartMilliseconds, unless: 0)
     if ejection != Ejection() { object["ejection"] = .object(ejection.json) }
     object.set("panicPercent", panicPercent, unless: 50)
+    object.set("reportFailures", reportFailures, unless: 1)
+    object.set("reportServerErrors", reportServerErrors, unless: false)
     return .object(object)
   }
 }
@@ -160,6 +173,8 @@ package struct PoolBalancing: Sendable, Equatable {
   package var slowStartMilliseconds = 0
   package var ejection = Ejection()
   package var panicPercent = 50
+  package var reportFailures = 1
+  package var reportServerErrors = false
   package init() {}
 }
 
@@ -172,6 +187,8 @@ extension PoolRecord {
       balancing.slowStartMilliseconds = slowStartMilliseconds
       balancing.ejection = ejection
       balancing.panicPercent = panicPercent
+      balancing.reportFailures = reportFailures
+      balancing.reportServerErrors = reportServerErrors
       return balancing
     }
     set {
@@ -179,6 +196,8 @@ extension PoolRecord {
       slowStartMilliseconds = newValue.slowStartMilliseconds
       ejection = newValue.ejection
       panicPercent = newValue.panicPercent
+      reportFailures = newValue.reportFailures
+      reportServerErrors = newValue.reportServerErrors
     }
   }
 

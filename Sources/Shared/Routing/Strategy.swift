@@ -26,8 +26,8 @@ package enum Strategy: String, Sendable, CaseIterable {
   package var needsHashOn: Bool { self == .headerHash || self == .cookieHash }
 }
 
-/// How busy an instance is: CPU in percent of one processor (more than 100 when it keeps several busy), memory in percent
-/// of its limit, or of its host without one. The control plane writes it to `berth:load`, replicas read it for the
+/// How busy an instance is: CPU in percent of its limit, or without one of one processor (more than 100 when it keeps several
+/// busy), memory in percent of its limit, or of its host without one. The control plane writes it to `berth:load`, replicas read it for the
 /// strategy `resources`.
 package struct InstanceLoad: Sendable, Equatable {
   package var cpuPercent: Double

@@ -24,7 +24,8 @@ package struct Balancing: Sendable {
     }
   }
 
-  /// Keeps how busy instances are; those that are not registered any more are left out.
+  /// Makes these the loads of all instances: what was known of others is forgotten (they are gone, or their engine says
+  /// nothing), and those that are not registered any more are left out.
   package func put(loads: [String: InstanceLoad]) -> Command<Void> {
     var arguments = [String(Self.loadLifeMilliseconds)]
     for (id, load) in loads.sorted(by: { $0.key < $1.key }) { arguments += [id, load.text] }
@@ -62,6 +63,7 @@ extension Balancing {
   static let loadScript = Script(
     name: "balancing.load",
     source: #"""
+      redis.call('DEL', KEYS[2])
       for i = 2, #ARGV, 2 do
         if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
       end

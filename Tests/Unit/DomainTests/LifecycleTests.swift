@@ -1,4 +1,5 @@
 // The lifecycle machine, the restart policy and the session limits: every transition and every edge of the numbers.
+// HealthTests.swift has the checks.
 import Domain
 import Routing
 import Testing
@@ -37,30 +38,6 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
     for event in InstanceLifecycle.Event.allCases { hold(!lifecycle.apply(event)) }
     #expect(lifecycle.state == nil)
   }
-
-  @Test func oneFailedCheckIsForgiven() {
-    let policy = HealthPolicy(failures: 2, successes: 2)
-    var lifecycle = InstanceLifecycle(.ready)
-    hold(lifecycle.checked(well: false, by: policy) == nil)
-    hold(lifecycle.checked(well: true, by: policy) == nil)
-    hold(lifecycle.checked(well: false, by: policy) == nil)
-    hold(lifecycle.checked(well: false, by: policy) == .failed)
-    hold(lifecycle.apply(.failed))
-    #expect(lifecycle.failures == 2)
-    hold(lifecycle.checked(well: false, by: policy) == nil)
-    #expect(lifecycle.failures == 3)
-    hold(lifecycle.checked(well: true, by: policy) == nil)
-    hold(lifecycle.checked(well: true, by: policy) == .recovered)
-    hold(lifecycle.apply(.recovered))
-    #expect(lifecycle.state == .ready)
-  }
-
-  @Test func aDrainingInstanceIsNotRevivedByGoodChecks() {
-    var lifecycle = InstanceLifecycle(.unhealthy)
-    hold(lifecycle.apply(.drain))
-    for _ in 0..<10 { hold(lifecycle.checked(well: true, by: HealthPolicy()) == nil) }
-    #expect(lifecycle.state == .draining)
-  }
 }
 
 @Suite struct RestartPolicyTests {
@@ -93,6 +70,60 @@ private func hold(_ truth: Bool, sourceLocation: SourceLocation = #_sourceLocati
     #expect(history.failures == 0)
     history.exited(startedAt: 0, clean: false, now: 9_999, by: policy)
     #expect(history.failures == 1)
+  }
+
+  @Test func failedLaunchesAreOverWithTheFirstThatSucceeds() {
+    var history = RestartHistory()
+    for n in 1...4 {
+      history.failed(now: n)
+      #expect(history.condition(by: policy) == .backingOff)
+    }
+    history.failed(now: 5)
+    #expect(history.condition(by: policy) == .crashLooping)
+    history.succeeded()
+    #expect(history.condition(by: policy) == .ok && history.mayLaunch(by: policy, now: 5))
+  }
+
+  @Test func instancesThatDieEarlyAreACrashLoopAlthoughTheyBecomeReady() {
+    var history = RestartHistory()
+    for n in 1...5 {
+      history.succeeded()
+      history.exited(startedAt: n * 1_000, clean: false, now: n * 1_000 + 10, by: policy)
+    }
+    #expect(history.failures == 5 && history.condition(by: policy) == .crashLooping)
+    #expect(history.nextLaunchAt(by: policy, now: 5_010) == 5_010 + 8_000)
+    // One that is ready again has yet to live; one that was started before the last failure shows nothing.
+    history.succeeded()
+    #expect(history.condition(by: policy) == .crashLooping)
+    history.lives(startedAt: 100, now: 100_000, by: policy)
+    history.lives(startedAt: 6_000, now: 15_999, by: policy)
+    history.proved(startedAt: 5_009)
+    #expect(history.condition(by: policy) == .crashLooping)
+    history.lives(startedAt: 6_000, now: 16_000, by: policy)
+    #expect(history.condition(by: policy) == .ok)
+    // So does one that was ended because its work was done.
+    history.exited(startedAt: 20_000, clean: false, now: 20_001, by: policy)
+    history.proved(startedAt: 20_002)
+    #expect(history.failures == 0)
+  }
+
+  @Test func withoutRoomAPoolWaitsButIsNotBroken() {
+    var history = RestartHistory()
+    for n in 1...20 { history.failed(.noRoom, now: n) }
+    #expect(history.condition(by: policy) == .backingOff)
+    #expect(history.nextLaunchAt(by: policy, now: 20) == 30_020)
+    history.succeeded()
+    #expect(history.condition(by: policy) == .ok)
+  }
+
+  @Test func inACrashLoopOneLaunchAtATimeFindsOut() {
+    var history = RestartHistory()
+    #expect(history.launches(of: 7, beside: 3, by: policy) == 7)
+    for _ in 0..<5 { history.failed(now: 1) }
+    #expect(history.launches(of: 7, beside: 0, by: policy) == 1)
+    #expect(history.launches(of: 7, beside: 1, by: policy) == 0)
+    #expect(history.launches(of: 7, beside: 2, by: policy) == 0)
+    #expect(history.launches(of: 0, beside: 0, by: policy) == 0)
   }
 
   @Test func aClockSetBackDoesNotStopAPoolForLonger() {

@@ -220,9 +220,18 @@ private func complaint(
           healthSuccesses: 19
           healthFailuresBeforeReplacement: 20
           healthPath: /up
+          healthTCPIntervalMilliseconds: 0
+          healthTCPTimeoutMilliseconds: 30
+          healthTCPFailures: 31
+          healthCDPIntervalMilliseconds: 32
+          healthCDPTimeoutMilliseconds: 33
+          healthCDPFailures: 34
           restartInitialMilliseconds: 21
           restartMaximumMilliseconds: 22
           restartStableAfterMilliseconds: 23
+          restartCrashLoopAfter: 35
+          reportFailures: 36
+          reportServerErrors: true
           proxyProtocol: 2
           slowStartMilliseconds: 24
           panicPercent: 25
@@ -249,7 +258,12 @@ private func complaint(
       health: HealthPolicy(
         intervalMilliseconds: 160, timeoutMilliseconds: 17, failures: 18, successes: 19, failuresBeforeReplacement: 20,
         path: "/up"),
-      restart: RestartPolicy(initialMilliseconds: 21, maximumMilliseconds: 22, stableAfterMilliseconds: 23))
+      restart: RestartPolicy(
+        initialMilliseconds: 21, maximumMilliseconds: 22, stableAfterMilliseconds: 23, crashLoopAfter: 35))
+    web.health.tcp = HealthPolicy.Depth(intervalMilliseconds: 0, timeoutMilliseconds: 30, failures: 31)
+    web.health.cdp = HealthPolicy.Depth(intervalMilliseconds: 32, timeoutMilliseconds: 33, failures: 34)
+    web.balancing.reportFailures = 36
+    web.balancing.reportServerErrors = true
     web.balancing.proxyProtocol = 2
     web.balancing.slowStartMilliseconds = 24
     web.balancing.panicPercent = 25

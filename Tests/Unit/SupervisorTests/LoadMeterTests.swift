@@ -15,7 +15,7 @@ import Testing
   @Test("the load is what was used since the last measurement")
   func difference() {
     var meter = LoadMeter(memoryBytes: 1_000)
-    #expect(meter.loads(of: ["a": used(70_000, 100)], at: 5_000) == [:], "one measurement says nothing yet")
+    #expect(meter.loads(of: ["a": used(70_000, 100)], at: 5_000) == nil, "one measurement says nothing yet")
     #expect(
       meter.loads(of: ["a": used(71_000, 250), "b": used(9)], at: 10_000) == ["a": load(20, 25)],
       "1 s of 5 s, a quarter of the memory")
@@ -31,6 +31,32 @@ import Testing
     _ = meter.loads(of: ["a": used(5_000), "b": used(0)], at: 0)
     #expect(meter.loads(of: ["a": used(10)], at: 1_000) == ["a": load(0, 0)])
     #expect(meter.loads(of: ["a": used(510), "b": used(500)], at: 2_000) == ["a": load(50, 0)])
+  }
+
+  @Test("an instance with limits of its own uses a share of those")
+  func limits() {
+    var meter = LoadMeter(memoryBytes: 1_000)
+    var small = used(0, 100)
+    small.memoryLimitBytes = 200
+    small.milliCPULimit = 500
+    var large = used(0, 100)
+    large.memoryLimitBytes = 5_000
+    large.milliCPULimit = 4_000
+    _ = meter.loads(of: ["small": small, "large": large], at: 0)
+    small.cpuMilliseconds = 250
+    large.cpuMilliseconds = 1_000
+    #expect(
+      meter.loads(of: ["small": small, "large": large], at: 1_000) == ["small": load(50, 50), "large": load(25, 10)],
+      "a limit above what the host has is none")
+  }
+
+  @Test("when all are gone there are no loads, which is not the same as not knowing")
+  func gone() {
+    var meter = LoadMeter(memoryBytes: 1_000)
+    #expect(meter.loads(of: [:], at: 0) == nil)
+    _ = meter.loads(of: ["a": used(5)], at: 1)
+    #expect(meter.loads(of: [:], at: 2) == [:])
+    #expect(meter.loads(of: [:], at: 3) == nil)
   }
 
   @Test("two measurements of one moment say nothing")

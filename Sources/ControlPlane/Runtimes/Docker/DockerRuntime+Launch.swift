@@ -159,8 +159,8 @@ extension DockerRuntime {
     var reason = "it did not answer"
     while true {
       if let exit = engine.exit(of: container) {
-        let tail = await pool.run { engine.logTail(container, lines: 5, Deadline(milliseconds: 2_000)) }
-        throw LaunchFailure(.other, "its container ended before it was ready: \(exit)\(Self.ending(tail))")
+        throw LaunchFailure(
+          .other, "its container ended before it was ready: \(exit)", log: await lastLines(of: record))
       }
       let left = min(max(1, deadline.millisecondsLeft), spec.health.timeoutMilliseconds)
       let answer = await BlockingPool.shared.run { Self.ask(record, spec: spec, Deadline(milliseconds: left)) }
@@ -171,8 +171,8 @@ extension DockerRuntime {
       case .failure(let error): reason = error.description
       }
       if deadline.hasPassed {
-        let tail = await pool.run { engine.logTail(container, lines: 5, Deadline(milliseconds: 2_000)) }
-        throw LaunchFailure(.other, "it was not ready within \(milliseconds) ms: \(reason)\(Self.ending(tail))")
+        throw LaunchFailure(
+          .other, "it was not ready within \(milliseconds) ms: \(reason)", log: await lastLines(of: record))
       }
       do {
         try await Task.sleep(for: .milliseconds(Self.readinessPollMilliseconds))
@@ -186,11 +186,7 @@ extension DockerRuntime {
     _ record: InstanceRecord, spec: PoolSpec, _ deadline: Deadline
   ) -> Result<String?, ProbeError> {
     do throws(ProbeError) {
-      guard spec.kind == .cdp else {
-        try HTTPProbe.verifyServer(host: record.host, port: record.port, path: spec.health.path, deadline: deadline)
-        return .success(nil)
-      }
-      return .success(try HTTPProbe.identifyChrome(host: record.host, port: record.port, deadline: deadline))
+      return .success(try HealthProbe.identify(record.host, record.port, spec: spec, deadline: deadline))
     } catch {
       return .failure(error)
     }

@@ -14,12 +14,14 @@ package final class DockerRuntime: Runtime {
   let pool = BlockingPool(threads: 8)
   let pulls = BlockingPool(threads: 2)
   let logger: Logger
+  let pools: [PoolSpec]
   /// The seccomp profiles of the pools that have their own, by pool.
   let profiles: [String: String]
 
   /// Reads the pools' seccomp profiles and begins to follow the engines.
   package init(_ settings: EngineSettings, pools: [PoolSpec], logger: Logger) throws(LaunchFailure) {
     self.settings = settings
+    self.pools = pools
     self.logger = logger
     var profiles: [String: String] = [:]
     for pool in pools {
@@ -72,7 +74,7 @@ package final class DockerRuntime: Runtime {
     }
     let chosen: String
     do throws(Placement.NoPlace) { chosen = try Placement.choose(candidates) } catch {
-      throw LaunchFailure(error.isOnlyForNow ? .later : .other, error.reason)
+      throw LaunchFailure(error.isOnlyForNow ? .later : .noRoom, error.reason)
     }
     guard let engine = engine(chosen) else { preconditionFailure("an engine of the list was chosen") }
     var place = Place(host: chosen, address: engine.host.address)
@@ -92,57 +94,34 @@ package final class DockerRuntime: Runtime {
   package func exit(of record: InstanceRecord) async -> InstanceExit? {
     guard let container = record.container, let engine = engine(of: record) else { return nil }
     let exit = await engine.waitForExit(of: container)
-    guard let status = exit.status, status != 0 else { return exit }
-    return await pool.run {
+    guard let status = exit.status else { return exit }
+    return await pool.run { [exit] in
       let deadline = Deadline(milliseconds: 2_000)
+      var told = exit
+      told.log = engine.logTail(container, deadline)
+      guard status != 0 else { return told }
       let state = try? engine.call("GET", "/containers/\(container)/json", deadline: deadline)["State"]
       let why = state?["OOMKilled"]?.bool == true ? " (out of memory)" : ""
-      let tail = engine.logTail(container, lines: 3, deadline)
-      if !tail.isEmpty {
+      if !told.log.isEmpty {
         engine.logger.warning(
           "a container's last words",
-          metadata: ["instance": "\(record.id)", "log": "\(tail.joined(separator: " | "))"])
+          metadata: ["instance": "\(record.id)", "log": "\(told.log.joined(separator: " | "))"])
       }
-      return InstanceExit(status: status, reason: "its container exited with status \(status)\(why)")
+      told.reason = "its container exited with status \(status)\(why)"
+      return told
     }
   }
 
-  /// The end of a log in one line, for errors.
-  static func ending(_ tail: [String]) -> String {
-    tail.isEmpty ? "" : "; its log ends: " + tail.joined(separator: " | ")
+  package func lastLines(of record: InstanceRecord) async -> [String] {
+    guard let container = record.container, let engine = engine(of: record), engine.trouble == nil else { return [] }
+    return await pool.run { engine.logTail(container, Deadline(milliseconds: 2_000)) }
   }
 
-  package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
+  package func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
     if let container = record.container, let exit = engine(of: record)?.exit(of: container) {
-      return ProbeError(exit.description)
+      return HealthProblem(.process, exit.description)
     }
-    return await BlockingPool.shared.run { Self.probe(record, spec: spec) }
-  }
-
-  static func probe(_ record: InstanceRecord, spec: PoolSpec) -> ProbeError? {
-    let deadline = Deadline(milliseconds: spec.health.timeoutMilliseconds)
-    do throws(ProbeError) {
-      if spec.kind == .cdp, let browser = record.browser {
-        try HTTPProbe.verifyChrome(host: record.host, port: record.port, browser: browser, deadline: deadline)
-      } else {
-        try HTTPProbe.verifyServer(host: record.host, port: record.port, path: spec.health.path, deadline: deadline)
-      }
-      return nil
-    } catch {
-      return error
-    }
-  }
-
-  package func answers(_ record: InstanceRecord, path: String) async -> Bool {
-    await BlockingPool.shared.run {
-      let deadline = Deadline(milliseconds: 2_000)
-      do throws(ProbeError) {
-        try HTTPProbe.verifyServer(host: record.host, port: record.port, path: path, deadline: deadline)
-        return true
-      } catch {
-        return false
-      }
-    }
+    return await HealthProbe.pool.run { HealthProbe.check(record, spec: spec, depth: depth) }
   }
 
   // MARK: What is there
@@ -189,8 +168,11 @@ package final class DockerRuntime: Runtime {
     guard kind == PoolKind.cdp.rawValue else { return record }
     var record = record
     let (host, port) = (record.host, record.port)
+    let spec =
+      pools.first { $0.name == record.pool && $0.kind == .cdp }
+      ?? PoolSpec(name: record.pool, kind: .cdp, runtime: .process(ProcessSpec()))
     record.browser = await BlockingPool.shared.run {
-      try? HTTPProbe.identifyChrome(host: host, port: port, deadline: Deadline(milliseconds: 1_000))
+      try? HealthProbe.identify(host, port, spec: spec, deadline: Deadline(milliseconds: 1_000))
     }
     // One that does not answer yet has to prove itself like any other.
     if record.browser == nil { record.state = .starting }
@@ -236,9 +218,27 @@ package final class DockerRuntime: Runtime {
     return await pool.run {
       let deadline = Deadline(milliseconds: 5_000)
       let path = "/containers/\(container)/stats?stream=false&one-shot=true"
-      guard let stats = try? engine.call("GET", path, deadline: deadline) else { return nil }
-      return ProcessFigures(engineStats: stats)
+      guard let stats = try? engine.call("GET", path, deadline: deadline),
+        var figures = ProcessFigures(engineStats: stats)
+      else { return nil }
+      let limits = engine.limits(of: container, deadline)
+      figures.memoryLimitBytes = limits?.memoryBytes
+      figures.milliCPULimit = limits?.milliCPUs
+      return figures
     }
+  }
+}
+
+/// What a container may use at most; nil = as much as its host has.
+struct ContainerLimits: Sendable, Equatable {
+  var memoryBytes: Int?
+  var milliCPUs: Int?
+
+  /// Reads what an engine says of a container.
+  init(inspected facts: JSON) {
+    func positive(_ name: String) -> Int? { facts["HostConfig"]?[name]?.int.flatMap { $0 > 0 ? $0 : nil } }
+    memoryBytes = positive("Memory")
+    milliCPUs = positive("NanoCpus").map { max(1, $0 / 1_000_000) }
   }
 }
 
@@ -256,6 +256,15 @@ extension ProcessFigures {
 }
 
 extension Engine {
+  /// A container's limits, which do not change while it lives: asked for once.
+  func limits(of container: String, _ deadline: Deadline) -> ContainerLimits? {
+    if let known = state.withLock({ $0.containers[container]?.limits }) { return known }
+    guard let facts = try? call("GET", "/containers/\(container)/json", deadline: deadline) else { return nil }
+    let limits = ContainerLimits(inspected: facts)
+    state.withLock { $0.containers[container]?.limits = limits }
+    return limits
+  }
+
   /// Keeps how loaded the engine's host is by our instances.
   func weigh(_ figures: some Collection<ProcessFigures>) {
     let cpu = figures.reduce(0) { $0 + $1.cpuMilliseconds }

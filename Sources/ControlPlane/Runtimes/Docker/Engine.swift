@@ -31,6 +31,8 @@ final class Engine: Sendable {
     var instance: String
     /// nil while it runs.
     var exit: InstanceExit?
+    /// What it may use at most; nil = not asked yet.
+    var limits: ContainerLimits?
   }
 
   struct State {
@@ -125,15 +127,16 @@ final class Engine: Sendable {
     return answer.array ?? []
   }
 
-  /// The last lines of a container's output, one line of text; empty when there are none.
-  func logTail(_ container: String, lines: Int, _ deadline: Deadline) -> [String] {
-    guard
-      let path = try? versioned("/containers/\(container)/logs?stdout=1&stderr=1&tail=\(lines)", deadline),
+  /// The last lines of a container's output; empty when there are none.
+  func logTail(_ container: String, _ deadline: Deadline) -> [String] {
+    // More than are shown, as empty ones are left out.
+    let path = "/containers/\(container)/logs?stdout=1&stderr=1&tail=\(3 * LogTail.maximumLines)"
+    guard let path = try? versioned(path, deadline),
       let connection = try? EngineConnection(host.endpoint, deadline: deadline),
       (try? connection.send("GET", path, body: nil, deadline: deadline)) != nil, connection.status == 200,
       let bytes = try? connection.rest(limit: 4 << 20, deadline)
     else { return [] }
-    return Self.lines(ofLog: bytes)
+    return LogTail.lines(Self.lines(ofLog: bytes).map { $0[...] })
   }
 
   /// Takes apart what a container without terminal wrote: frames of one byte for the stream, three of zero, four for the

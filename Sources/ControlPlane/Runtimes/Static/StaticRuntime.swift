@@ -45,7 +45,7 @@ package final class StaticRuntime: Runtime {
     guard
       let server = servers.first(where: { $0.id(in: spec.name) == again })
         ?? servers.first(where: { again == nil && !taken.contains($0.id(in: spec.name)) })
-    else { throw LaunchFailure(.other, "all \(servers.count) servers of pool \(spec.name) are there already") }
+    else { throw LaunchFailure(.noRoom, "all \(servers.count) servers of pool \(spec.name) are there already") }
     var place = Place(host: Self.name, address: server.address)
     place.port = server.port
     place.weight = server.weight
@@ -82,17 +82,8 @@ package final class StaticRuntime: Runtime {
   private func answersNow(_ server: FixedServer, _ spec: PoolSpec) async -> Bool {
     await BlockingPool.shared.run {
       let deadline = Deadline(milliseconds: spec.health.timeoutMilliseconds)
-      return (try? Self.probe(server.address, server.port, spec, deadline)) != nil
+      return (try? HealthProbe.identify(server.address, server.port, spec: spec, deadline: deadline)) != nil
     }
-  }
-
-  /// The browser's GUID for kind `cdp`.
-  private static func probe(
-    _ host: String, _ port: Int, _ spec: PoolSpec, _ deadline: Deadline
-  ) throws(ProbeError) -> String? {
-    guard spec.kind != .cdp else { return try HTTPProbe.identifyChrome(host: host, port: port, deadline: deadline) }
-    try HTTPProbe.verifyServer(host: host, port: port, path: spec.health.path, deadline: deadline)
-    return nil
   }
 
   package func awaitReady(
@@ -105,7 +96,8 @@ package final class StaticRuntime: Runtime {
       let answer = await BlockingPool.shared.run { () -> Result<String?, ProbeError> in
         do throws(ProbeError) {
           let left = min(max(1, deadline.millisecondsLeft), spec.health.timeoutMilliseconds)
-          return .success(try Self.probe(record.host, record.port, spec, Deadline(milliseconds: left)))
+          let deadline = Deadline(milliseconds: left)
+          return .success(try HealthProbe.identify(record.host, record.port, spec: spec, deadline: deadline))
         } catch { return .failure(error) }
       }
       switch answer {
@@ -131,11 +123,13 @@ package final class StaticRuntime: Runtime {
   package func remember(_ record: InstanceRecord) async {}
   package func exit(of record: InstanceRecord) async -> InstanceExit? { nil }
 
-  package func check(_ record: InstanceRecord, spec: PoolSpec) async -> ProbeError? {
-    await BlockingPool.shared.run { DockerRuntime.probe(record, spec: spec) }
+  package func weight(of record: InstanceRecord) -> Int? { server(of: record)?.weight }
+
+  package func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
+    await HealthProbe.pool.run { HealthProbe.check(record, spec: spec, depth: depth) }
   }
 
-  package func answers(_ record: InstanceRecord, path: String) async -> Bool { true }
+  package func answers(_ record: InstanceRecord, spec: PoolSpec?) async -> Bool { true }
 
   package func stop(
     _ record: InstanceRecord, kind: PoolKind, graceMilliseconds: Int, force: Bool
