@@ -90,7 +90,7 @@ let package = Package(
 
     // Control plane: instances and sessions.
     control("Domain", ["Routing"]),
-    control("Settings", ["Domain", "JSON", "RouteFiles", "Routing"]),
+    control("Settings", ["Domain", "JSON", "RouteFiles", "Routing", "TLS"]),
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", "TLS", logging]),
     control(
@@ -98,7 +98,7 @@ let package = Package(
     control(
       "API",
       [
-        "Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", hummingbird,
+        "Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", "TLS", hummingbird,
         logging, nioCore,
       ]),
     .executableTarget(

@@ -25,7 +25,7 @@ TARGETS = [
     ("S7t", "bytes/tunnel", [("haproxy26", 0.75)]),
     ("S8", "µs/connection", [("haproxy26", 0.85)]),
 ]
-SHOWN = ["haproxy26", "haproxy26-splice", "nginx", "caddy"]
+SHOWN = ["floor", "haproxy26", "haproxy26-splice", "nginx", "caddy"]
 
 
 def cost(run, scenario, proxy):

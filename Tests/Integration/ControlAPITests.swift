@@ -10,6 +10,7 @@ import Routing
 import Runtimes
 import State
 import Supervisor
+import TLS
 import TestSupport
 import Testing
 
@@ -21,7 +22,7 @@ final class RunningAPI: Sendable {
 
   init(
     _ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200,
-    beforeAnswer: @escaping @Sendable () async -> Void = {}
+    keys: [KeyRecord]? = nil, beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) async throws {
     let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
@@ -30,12 +31,15 @@ final class RunningAPI: Sendable {
     let handlers = Handlers(
       configuration: APIConfiguration(
         pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, portHosts: [bench.host], id: "me",
-        processID: 7
+        processID: 7, declaredKeys: Set((keys ?? []).map(\.id))
       ),
       redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()
+    let authenticator = Authenticator(
+      isRequired: keys != nil, declared: keys ?? [], redis: client, keys: bench.keys,
+      clock: { Clock.unixMilliseconds })
     let server = APIServer(
-      handlers, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
+      handlers, authenticator, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
       onListening: { told.finish() })
     task = Task {
       try? await server.run()
@@ -54,13 +58,14 @@ final class RunningAPI: Sendable {
 
   /// One request on a connection of its own, on a thread that may wait.
   func ask(
-    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json",
+    _ method: String, _ path: String, body: String? = nil, type: String? = "application/json", key: String? = nil,
     headers: [String: String] = [:]
   ) async throws -> Reply {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
       let peer = Peer(connectingTo: address)
       var request = "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+      if let key { request += "Authorization: Bearer \(key)\r\n" }
       for (name, value) in headers { request += "\(name): \(value)\r\n" }
       if let body {
         request += "Content-Length: \(body.utf8.count)\r\n"
@@ -73,6 +78,85 @@ final class RunningAPI: Sendable {
     let status = text.head.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
     return Reply(
       status: status, head: text.head.lowercased(), json: text.body.isEmpty ? .null : try JSON(parsing: text.body))
+  }
+}
+
+@Suite struct ControlKeyTests {
+  private let operatorKey = "operator-key-000001"
+  private let sessionKey = "session-key-0000001"
+
+  private func record(_ id: String, _ key: String, _ scope: KeyRecord.Scope) -> KeyRecord {
+    var record = KeyRecord(id: id, sha256: SHA256Digest(of: key).hexadecimal, scopes: [scope])
+    record.isDeclared = true
+    return record
+  }
+
+  private func api(_ bench: ControlBench) async throws -> RunningAPI {
+    try await RunningAPI(
+      bench, [bench.pool()], keys: [record("ops", operatorKey, .admin), record("ci", sessionKey, .session)])
+  }
+
+  @Test func eachRouteAsksForItsScope() async throws {
+    let bench = try ControlBench()
+    let api = try await api(bench)
+    // Probes have no keys.
+    #expect(try await api.ask("GET", "/api/health").status == 200)
+    #expect(try await api.ask("GET", "/api/ready").status == 503)
+    let refused = try await api.ask("GET", "/api/pools")
+    #expect(refused.status == 401)
+    #expect(refused.head.contains("www-authenticate: bearer realm=\"berth\""))
+    #expect(try await api.ask("GET", "/api/pools", key: "wrong-key-000000001").status == 401)
+    #expect(try await api.ask("GET", "/api/pools", key: sessionKey).status == 403)
+    #expect(try await api.ask("GET", "/api/pools", key: operatorKey).status == 200)
+    #expect(try await api.ask("GET", "/api/pools?token=\(operatorKey)").status == 200)
+    let unknown = "/api/session/00000000-0000-4000-8000-000000000000"
+    #expect(try await api.ask("GET", unknown).status == 401)
+    #expect(try await api.ask("GET", unknown, key: sessionKey).status == 404)
+    #expect(try await api.ask("GET", unknown, key: operatorKey).status == 404)
+    #expect(try await api.ask("GET", "/api/sessions", key: sessionKey).status == 403)
+  }
+
+  @Test func keysAreMadeListedAndRemoved() async throws {
+    let bench = try ControlBench()
+    let api = try await api(bench)
+    let body = #"{"id":"laptop","scopes":["session"],"lifetime":60000}"#
+    #expect(try await api.ask("POST", "/api/keys", body: body, key: sessionKey).status == 403)
+    let made = try await api.ask("POST", "/api/keys", body: body, key: operatorKey)
+    #expect(made.status == 201)
+    let key = try #require(made.json["key"]?.string)
+    #expect(key.utf8.count == 54)
+    #expect(try await api.ask("POST", "/api/keys", body: body, key: operatorKey).status == 409)
+    let list = try await api.ask("GET", "/api/keys", key: operatorKey)
+    #expect(list.json["keys"]?.array?.map { $0["id"]?.string } == ["laptop"])
+    // Neither the key nor its digest is shown again.
+    #expect(!list.json.text.contains(key))
+    #expect(!list.json.text.contains(SHA256Digest(of: key).hexadecimal))
+    let stored = try await bench.client.run(APIKeys(keys: bench.keys).all())
+    #expect(stored.first?.sha256 == SHA256Digest(of: key).hexadecimal)
+    let unknown = "/api/session/00000000-0000-4000-8000-000000000000"
+    #expect(try await eventually { try await api.ask("GET", unknown, key: key).status == 404 })
+    #expect(try await api.ask("DELETE", "/api/keys/ops", key: operatorKey).status == 409)
+    #expect(try await api.ask("DELETE", "/api/keys/laptop", key: operatorKey).status == 200)
+    #expect(try await api.ask("DELETE", "/api/keys/laptop", key: operatorKey).status == 404)
+    #expect(try await eventually { try await api.ask("GET", unknown, key: key).status == 401 })
+  }
+
+  private func eventually(_ condition: () async throws -> Bool) async throws -> Bool {
+    let deadline = ContinuousClock.now + .seconds(20)
+    while ContinuousClock.now < deadline {
+      if try await condition() { return true }
+      try await Task.sleep(for: .milliseconds(50))
+    }
+    return false
+  }
+
+  @Test(arguments: [
+    "", "[]", #"{"scopes":["session"]}"#, #"{"id":"a b"}"#, #"{"id":"a","scopes":["root"]}"#,
+    #"{"id":"a","scopes":[]}"#,
+    #"{"id":"a","lifetime":0}"#, #"{"id":"a","colour":"red"}"#,
+  ])
+  func aBadKeyRequestIsRefused(_ body: String) throws {
+    #expect(throws: Refusal.self) { try KeyRequest(body: Array(body.utf8)) }
   }
 }
 

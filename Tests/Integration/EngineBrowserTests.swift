@@ -7,19 +7,6 @@ import Synchronization
 import Testing
 
 @Suite struct EngineBrowserTests {
-  /// Grants a session on one instance, and remembers what it was told.
-  private final class Granting: Coordinator {
-    let inboxes: [Mailbox]
-    let session: SessionRecord
-    let notices = Mutex<[SlotNotice]>([])
-    init(_ inboxes: [Mailbox], _ session: SessionRecord) {
-      self.inboxes = inboxes
-      self.session = session
-    }
-    func submit(_ request: SlotRequest) { inboxes[request.worker].deliver(.granted(session), ticket: request.ticket) }
-    func notify(_ notice: SlotNotice) { notices.withLock { $0.append(notice) } }
-  }
-
   private func frame(_ text: String) -> [UInt8] {
     let payload = Array(text.utf8)
     let mask: [UInt8] = [1, 2, 3, 4]

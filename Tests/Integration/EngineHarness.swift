@@ -227,6 +227,19 @@ final class NoSlots: Coordinator {
   func notify(_ notice: SlotNotice) {}
 }
 
+/// Grants a session on one instance, and remembers what it was told.
+final class Granting: Coordinator {
+  let inboxes: [Mailbox]
+  let session: SessionRecord
+  let notices = Mutex<[SlotNotice]>([])
+  init(_ inboxes: [Mailbox], _ session: SessionRecord) {
+    self.inboxes = inboxes
+    self.session = session
+  }
+  func submit(_ request: SlotRequest) { inboxes[request.worker].deliver(.granted(session), ticket: request.ticket) }
+  func notify(_ notice: SlotNotice) { notices.withLock { $0.append(notice) } }
+}
+
 /// A running engine with one worker.
 final class TestEngine {
   let engine: Engine
@@ -239,7 +252,8 @@ final class TestEngine {
     routes: [RouteRecord] = [RouteRecord(id: "all", pool: "web")], limits: EngineLimits = EngineLimits(),
     splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
     trustedProxies: [AddressRange] = [], proxyProtocolFrom: [AddressRange] = [], accessLog: String? = nil,
-    records: [InstanceRecord]? = nil, coordinator: (([Mailbox]) -> any Coordinator)? = nil
+    records: [InstanceRecord]? = nil, apiKeys: [KeyRecord] = [], requiresKeys: Bool = false,
+    coordinator: (([Mailbox]) -> any Coordinator)? = nil
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
     let certificates = try certificate.map {
@@ -250,6 +264,7 @@ final class TestEngine {
       limits: limits, splice: splice)
     configuration.trustedProxies = trustedProxies
     configuration.proxyProtocolFrom = proxyProtocolFrom
+    configuration.requiresKeys = requiresKeys
     engine = try Engine(configuration)
     log = LogWriter(fileDescriptor: 2, level: .error)
     let records =
@@ -257,7 +272,7 @@ final class TestEngine {
       ?? instances.enumerated().map {
         InstanceRecord(id: "\(pool.name)-\($0)", pool: pool.name, host: $1.host, port: $1.port, slots: pool.slots)
       }
-    let table = RoutingTable(pools: [pool], routes: routes, instances: records)
+    let table = RoutingTable(pools: [pool], routes: routes, instances: records, apiKeys: apiKeys)
     for inbox in engine.inboxes { inbox.replace(table: table) }
     access = try accessLog.map { [engine, log] path in
       try AccessLog(.file(path), workers: 1, labels: engine.labels, log: log)

@@ -30,6 +30,8 @@ import Testing
     try world.connection.run(balancing.block(pool: "chrome"))
     try world.connection.run(balancing.put(loads: ["<instance>": InstanceLoad(cpuPercent: 1, memoryPercent: 2)]))
     try world.connection.run(Jobs(keys: world.keys).remember("<job>", pool: "chrome", instance: "<instance>"))
+    let key = KeyRecord(id: "<key>", sha256: String(repeating: "0", count: 64), scopes: [.session])
+    try world.connection.run(APIKeys(keys: world.keys).create(key, now: world.now))
     let faults = InstanceFaults(instance: "<instance>", counts: [.connect: 1])
     try world.connection.run(Reports(keys: world.keys).report([faults]))
     try world.connection.run(

@@ -48,6 +48,35 @@ import Testing
     #expect(try words(changes(world, after: last.streamID)) == ["+instance w-1", "-instance w-1"])
   }
 
+  @Test func declaredKeysComeAndGoWithTheConfigurationAndOthersStay() throws {
+    let world = try World(pools: [])
+    let digest = String(repeating: "ab", count: 32)
+    func key(_ id: String, declared: Bool) -> KeyRecord {
+      var key = KeyRecord(id: id, sha256: digest, scopes: [.session])
+      key.isDeclared = declared
+      return key
+    }
+    let apiKeys = APIKeys(keys: world.keys)
+    func declare(_ ids: String...) throws {
+      try world.connection.run(apiKeys.declare(ids.map { key($0, declared: true) }, fence: world.fence, now: world.now))
+    }
+    try declare("ops", "ci")
+    #expect(try world.connection.run(apiKeys.create(key("laptop", declared: false), now: world.now)) == .created)
+    #expect(try world.connection.run(apiKeys.create(key("ci", declared: false), now: world.now)) == .exists)
+    try declare("ops")
+    #expect(try world.connection.run(apiKeys.all()).map(\.id) == ["laptop", "ops"])
+    #expect(try world.connection.run(world.registry.snapshot()).apiKeys.map(\.id).sorted() == ["laptop", "ops"])
+    #expect(try words(changes(world, after: "0-0")) == ["+key ops", "+key ci", "+key laptop", "-key ci"])
+    #expect(try world.connection.run(apiKeys.remove("laptop", now: world.now)))
+    #expect(try !world.connection.run(apiKeys.remove("laptop", now: world.now)))
+    // Another leader's word counts, not this one's.
+    #expect(throws: RedisError.self) {
+      try world.connection.run(
+        apiKeys.declare([], fence: Fence(token: 99, id: "other"), now: world.now))
+    }
+    #expect(try world.connection.run(apiKeys.all()).map(\.id) == ["ops"])
+  }
+
   @Test func aSnapshotAndTheChangesAfterItAreTheWhole() throws {
     let world = try World(pools: [chrome, web])
     try world.declare([chrome, web], routes: [root, site])

@@ -4,6 +4,7 @@
 /// A request that the REST API knows.
 package enum APIRoute: Sendable, Equatable {
   case health
+  case ready
   case createSession
   case sessions
   case sessionStats
@@ -16,6 +17,9 @@ package enum APIRoute: Sendable, Equatable {
   case changeInstance(String)
   case stopInstance(String)
   case restartInstance(String)
+  case keys
+  case createKey
+  case deleteKey(String)
 
   package enum Match: Sendable, Equatable {
     case route(APIRoute)
@@ -47,9 +51,11 @@ package enum APIRoute: Sendable, Equatable {
     case 2 where words[0] == "api":
       switch words[1] {
       case "health": methods = [("GET", .health)]
+      case "ready": methods = [("GET", .ready)]
       case "sessions": methods = [("GET", .sessions)]
       case "pools": methods = [("GET", .pools)]
       case "instances": methods = [("GET", .instances)]
+      case "keys": methods = [("GET", .keys), ("POST", .createKey)]
       default: break
       }
     case 3 where words[0] == "api":
@@ -58,6 +64,7 @@ package enum APIRoute: Sendable, Equatable {
       case ("sessions", "stats"): methods = [("GET", .sessionStats)]
       case ("session", let id) where isID(id):
         methods = [("GET", .session(String(id))), ("DELETE", .endSession(String(id)))]
+      case ("keys", let id) where isID(id): methods = [("DELETE", .deleteKey(String(id)))]
       case ("instances", let id) where isID(id):
         methods = [
           ("GET", .instance(String(id))), ("PATCH", .changeInstance(String(id))),

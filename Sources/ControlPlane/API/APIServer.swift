@@ -26,11 +26,15 @@ package struct APIResponder: HTTPResponder {
   private static let idempotencyReplayed = HTTPFields.Element.Name("Idempotency-Replayed")!
 
   private let handlers: Handlers
+  private let authenticator: Authenticator
   private let beforeAnswer: @Sendable () async -> Void
 
   /// `beforeAnswer`: called when a session was made and before its client hears of it.
-  package init(_ handlers: Handlers, beforeAnswer: @escaping @Sendable () async -> Void = {}) {
+  package init(
+    _ handlers: Handlers, _ authenticator: Authenticator, beforeAnswer: @escaping @Sendable () async -> Void = {}
+  ) {
     self.handlers = handlers
+    self.authenticator = authenticator
     self.beforeAnswer = beforeAnswer
   }
 
@@ -58,7 +62,9 @@ package struct APIResponder: HTTPResponder {
   }
 
   private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
-    switch APIRoute.match(method: request.method.rawValue, path: request.uri.path) {
+    let match = APIRoute.match(method: request.method.rawValue, path: request.uri.path)
+    if case .route(let route) = match { try await authenticator.check(route, request) }
+    switch match {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
     case .methodNotAllowed(let methods):
@@ -67,6 +73,8 @@ package struct APIResponder: HTTPResponder {
       refusal.headers["allow"] = methods.joined(separator: ", ")
       throw refusal
     case .route(.createSession): return try await create(request, context)
+    case .route(.createKey):
+      return (try await handlers.create(try KeyRequest(body: try await body(of: request))), nil)
     case .route(.changeInstance(let id)):
       return (try await handlers.change(id, try InstanceChange(body: try await body(of: request))), nil)
     case .route(.keepAlive(let id)):
@@ -122,6 +130,7 @@ package struct APIResponder: HTTPResponder {
     // Answers are of the moment, and some hold a session's secret.
     headers[.cacheControl] = "no-store"
     if let value = answer.headers["retry-after"] { headers[.retryAfter] = value }
+    if let value = answer.headers["www-authenticate"] { headers[.wwwAuthenticate] = value }
     if let value = answer.headers["allow"] { headers[.allow] = value }
     if let value = answer.headers["idempotency-replayed"] { headers[Self.idempotencyReplayed] = value }
     let bytes = answer.json.bytes + [UInt8(ascii: "\n")]
@@ -151,11 +160,11 @@ package struct APIServer: Sendable {
   ///   - beforeAnswer: see ``APIResponder/init(_:beforeAnswer:)``.
   ///   - onListening: called once, when clients can connect.
   package init(
-    _ handlers: Handlers, host: String, port: Int, logger: Logger,
+    _ handlers: Handlers, _ authenticator: Authenticator, host: String, port: Int, logger: Logger,
     beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
-      responder: APIResponder(handlers, beforeAnswer: beforeAnswer),
+      responder: APIResponder(handlers, authenticator, beforeAnswer: beforeAnswer),
       server: .http1(
         configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
       configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),

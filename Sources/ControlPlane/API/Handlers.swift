@@ -21,15 +21,20 @@ package struct APIConfiguration: Sendable {
   /// Names this control plane.
   package var id: String
   package var processID: Int
+  /// Names of the keys that stand in the configuration.
+  package var declaredKeys: Set<String>
 
-  package init(pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int)
-  {
+  package init(
+    pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int,
+    declaredKeys: Set<String> = []
+  ) {
     self.pools = pools
     self.publicURL = publicURL
     self.maxSessions = maxSessions
     self.portHosts = portHosts
     self.id = id
     self.processID = processID
+    self.declaredKeys = declaredKeys
   }
 
   /// The pool of a session that names none.
@@ -65,7 +70,8 @@ package struct Handlers: Sendable {
   func answer(_ route: APIRoute, query: [String: String]) async throws(Refusal) -> Answer {
     switch route {
     case .health: try await health()
-    case .createSession, .changeInstance, .keepAlive, .sessions:
+    case .ready: try await ready()
+    case .createSession, .changeInstance, .createKey, .keepAlive, .sessions:
       preconditionFailure("the responder reads their bodies and settings")
     case .sessionStats: try await sessionStats()
     case .session(let id): try await session(id)
@@ -75,6 +81,8 @@ package struct Handlers: Sendable {
     case .instance(let id): try await instance(id)
     case .stopInstance(let id): try await order(.stop, id, query)
     case .restartInstance(let id): try await order(.restart, id, query)
+    case .keys: try await keys()
+    case .deleteKey(let id): try await deleteKey(id)
     }
   }
 
@@ -92,6 +100,17 @@ package struct Handlers: Sendable {
       "backendInstance": .string(configuration.id), "processId": .int(configuration.processID),
       "leader": leader.map { .string($0.id) } ?? .null,
     ])
+  }
+
+  /// Whether every pool that is to have an instance at all times has a ready one: 200, else 503.
+  private func ready() async throws(Refusal) -> Answer {
+    let records = try await run(Registry(keys: keys).instances())
+    let late = configuration.pools.filter { pool in
+      pool.min > 0 && !records.contains { $0.pool == pool.name && $0.state == .ready }
+    }
+    return Answer(
+      late.isEmpty ? 200 : 503,
+      ["ready": .bool(late.isEmpty), "waitingFor": .array(late.map { .string($0.name) })])
   }
 
   // MARK: Pools and instances

@@ -32,8 +32,11 @@ struct Up: ParsableCommand {
   @Option(help: "Seconds that clients may take to finish at the end. [BERTH_DRAIN_SECONDS] (default: 10)")
   var drainSeconds: Int?
   @Option(help: "Seconds that starting may take. [BERTH_READY_SECONDS] (default: 60)") var readySeconds: Int?
+  @Option(help: "File of API keys: with it every client must show one; see docs/security.md. [BERTH_KEYS_FILE]")
+  var keysFile: String?
   @Flag(
-    help: "Listen on an address that others can reach, although there are no API keys. [BERTH_ALLOW_UNAUTHENTICATED=1]")
+    help:
+      "Listen on an address that others can reach, although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
   @Flag(help: "Show every line of the log files here.") var verbose = false
 
@@ -69,6 +72,7 @@ struct Up: ParsableCommand {
     settings.certificateFile = certificate ?? variables.text("BERTH_CERTIFICATE")
     settings.keyFile = key ?? variables.text("BERTH_KEY")
     settings.publicURL = publicUrl ?? variables.text("BERTH_PUBLIC_URL")
+    settings.keysFile = keysFile ?? variables.text("BERTH_KEYS_FILE")
     settings.logLevel = logLevel ?? variables.text("BERTH_LOG_LEVEL")
     settings.drainSeconds = try variables.number("BERTH_DRAIN_SECONDS", unless: drainSeconds, or: settings.drainSeconds)
     settings.readySeconds = try variables.number("BERTH_READY_SECONDS", unless: readySeconds, or: settings.readySeconds)

@@ -36,6 +36,8 @@ import Supervisor
   @Option(help: "trace, debug, info, notice, warning, error or critical. [BERTH_LOG_LEVEL]") var logLevel: String?
   @Flag(help: "Allow to listen on other addresses than loopback. [BERTH_ALLOW_UNAUTHENTICATED]")
   var allowUnauthenticated = false
+  @Option(help: "File of API keys. [BERTH_KEYS_FILE]") var keysFile: String?
+  @Option(help: "true or false: whether clients must show a key. [BERTH_REQUIRE_KEYS]") var requireKeys: String?
   @Flag(help: "On SIGTERM drain and stop all instances. [BERTH_STOP_INSTANCES_ON_EXIT]") var stopInstancesOnExit = false
   @Option(help: "How long sessions may finish then. [BERTH_DRAIN_SECONDS]") var drainSeconds: String?
   @Option(help: "Instances that start at the same time on a host. [BERTH_CONCURRENT_LAUNCHES]")
@@ -59,6 +61,8 @@ import Supervisor
     flags["--host-name"] = hostName
     flags["--log-level"] = logLevel
     if allowUnauthenticated { flags["--allow-unauthenticated"] = "true" }
+    flags["--keys-file"] = keysFile
+    flags["--require-keys"] = requireKeys
     if stopInstancesOnExit { flags["--stop-instances-on-exit"] = "true" }
     flags["--drain-seconds"] = drainSeconds
     flags["--concurrent-launches"] = concurrentLaunches
@@ -70,7 +74,8 @@ import Supervisor
     let environment = Kernel.environment
     do {
       let settings = try loadSettings(environment)
-      try await ControlPlane(settings: settings, environment: environment).run()
+      let apiKeys = try loadKeys(settings)
+      try await ControlPlane(settings: settings, apiKeys: apiKeys, environment: environment).run()
     } catch let problem as StartProblem {
       Kernel.say("berth-control: \(problem.description)\n")
       throw ExitCode.failure
@@ -78,6 +83,14 @@ import Supervisor
       Kernel.say("berth-control: \(problem.description)\n")
       throw ExitCode.failure
     }
+  }
+
+  private func loadKeys(_ settings: ControlSettings) throws -> [KeyRecord] {
+    guard let name = settings.keysFile else { return [] }
+    guard let bytes = Kernel.read(name, limit: 1 << 20), let text = String(validating: bytes, as: UTF8.self) else {
+      throw StartProblem("\(name): the keys file cannot be read (keysFile, BERTH_KEYS_FILE, --keys-file)")
+    }
+    return try KeysFile.parse(text, name: name)
   }
 
   private func loadSettings(_ environment: [String: String]) throws -> ControlSettings {

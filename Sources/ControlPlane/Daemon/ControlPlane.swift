@@ -15,6 +15,7 @@ import UnixSignals
 
 struct ControlPlane {
   let settings: ControlSettings
+  let apiKeys: [KeyRecord]
   let environment: [String: String]
 
   /// Beyond draining: closing browsers and REST connections. What has not ended then is left.
@@ -62,7 +63,7 @@ struct ControlPlane {
       id: "\(id)#\(String(UInt32.random(in: 0...UInt32.max), radix: 16))", keys: keys, redis: leaseRedis, bell: bell,
       logger: logger)
     var configuration = SupervisorConfiguration(
-      pools: settings.pools, routes: settings.routes, portRange: settings.portRange, host: host,
+      pools: settings.pools, routes: settings.routes, apiKeys: apiKeys, portRange: settings.portRange, host: host,
       concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000)
     configuration.totalLaunches = settings.totalConcurrentLaunches
     let supervisor = Supervisor(
@@ -72,10 +73,12 @@ struct ControlPlane {
       configuration: APIConfiguration(
         pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions,
         portHosts: portHosts(host), id: id,
-        processID: Kernel.processID),
+        processID: Kernel.processID, declaredKeys: Set(apiKeys.map(\.id))),
       redis: redis, keys: keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
     let listen = settings.listen
-    let server = APIServer(handlers, host: address(of: listen), port: listen.port, logger: quietLogger) {
+    let authenticator = Authenticator(
+      isRequired: settings.requireKeys, declared: apiKeys, redis: redis, keys: keys, clock: { Clock.unixMilliseconds })
+    let server = APIServer(handlers, authenticator, host: address(of: listen), port: listen.port, logger: quietLogger) {
       logger.notice("listening", metadata: ["address": "\(listen)", "id": "\(id)", "redis": "\(url)"])
     }
 

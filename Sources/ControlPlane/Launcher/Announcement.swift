@@ -1,17 +1,4 @@
-// What `berth up` says when it is ready, and when that is. Pure; Launcher asks, tests read it.
-package import JSON
-
-package enum Readiness {
-  /// Whether `GET /api/pools` shows a ready instance in every pool that is to have one at all times.
-  package static func poolsAreReady(_ answer: JSON?) -> Bool {
-    guard let pools = answer?["pools"]?.array ?? answer?.array, !pools.isEmpty else { return false }
-    return pools.allSatisfy { pool in
-      let wanted = pool["min"]?.int ?? 0
-      let ready = pool["ready"]?.int ?? pool["instances"]?["ready"]?.int ?? 0
-      return ready >= min(wanted, 1)
-    }
-  }
-}
+// What `berth up` says when it is ready. Pure; Launcher asks, tests read it.
 
 package enum Announcement {
   package static func lines(_ settings: LaunchSettings, _ places: Places, seconds: String) -> [String] {
@@ -24,20 +11,34 @@ package enum Announcement {
       "  REST       \(settings.controlURL)/api/sessions",
       "  metrics    "
         + (0..<settings.replicas).map {
-          "http://\(LaunchSettings.urlHost(settings.host)):\(settings.adminPort + $0)/metrics"
+          "http://\(LaunchSettings.urlHost(settings.adminHost)):\(settings.adminPort + $0)/metrics"
         }.joined(separator: "  "),
       "  Redis      \(redis)",
       "  logs       \(places.state)/log",
       "  TLS trust  \(places.certificate)",
       "",
+    ] + examples(settings) + ["", "Ctrl-C ends everything."]
+  }
+
+  private static func examples(_ settings: LaunchSettings) -> [String] {
+    let url = settings.url
+    if let keys = settings.keysFile {
+      return [
+        "Clients show a key of \(keys) as a Bearer token, as the user of Basic, or in their URL:",
+        "  curl -u KEY: \(url)/json/version",
+        "  python3 -c 'from playwright.sync_api import sync_playwright as p; "
+          + "print(p().start().chromium.connect_over_cdp(\"\(url)?token=KEY\").version)'",
+        "  node -e 'require(\"puppeteer-core\").connect({browserWSEndpoint: \"ws\(url.dropFirst(4))?token=KEY\"})"
+          + ".then(async b => { console.log(await b.version()); await b.close() })'",
+      ]
+    }
+    return [
       "Try one of these:",
-      "  curl \(settings.url)/json/version",
+      "  curl \(url)/json/version",
       "  python3 -c 'from playwright.sync_api import sync_playwright as p; "
-        + "print(p().start().chromium.connect_over_cdp(\"\(settings.url)\").version)'",
-      "  node -e 'require(\"puppeteer-core\").connect({browserURL: \"\(settings.url)\"})"
+        + "print(p().start().chromium.connect_over_cdp(\"\(url)\").version)'",
+      "  node -e 'require(\"puppeteer-core\").connect({browserURL: \"\(url)\"})"
         + ".then(async b => { console.log(await b.version()); await b.close() })'",
-      "",
-      "Ctrl-C ends everything.",
     ]
   }
 }

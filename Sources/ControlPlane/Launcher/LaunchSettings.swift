@@ -34,6 +34,8 @@ package struct LaunchSettings: Sendable, Equatable {
   /// What clients reach it by, when that is not `host` and `port`, e.g. behind another proxy.
   package var publicURL: String?
   package var allowUnauthenticated = false
+  /// API keys; with them every client must show one.
+  package var keysFile: String?
   package var logLevel: String?
   /// How long clients may finish when it ends.
   package var drainSeconds = 10
@@ -45,6 +47,9 @@ package struct LaunchSettings: Sendable, Equatable {
   package init() {}
 
   package static let longestReplicas = 64
+
+  /// Where admin pages listen: they ask nobody for a key.
+  package var adminHost: String { keysFile != nil && !allowUnauthenticated ? "127.0.0.1" : host }
 
   /// The ports, each with the flag that changes it. Replica n has its admin page on `adminPort` + n - 1.
   package var listeningPorts: [ListeningPort] {
@@ -59,7 +64,7 @@ package struct LaunchSettings: Sendable, Equatable {
     for replica in 0..<replicas {
       ports.append(
         ListeningPort(
-          purpose: "the admin page of replica \(replica + 1)", host: host, port: adminPort + replica,
+          purpose: "the admin page of replica \(replica + 1)", host: adminHost, port: adminPort + replica,
           flag: "--admin-port", variable: "BERTH_ADMIN_PORT"))
     }
     return ports

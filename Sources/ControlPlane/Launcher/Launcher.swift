@@ -200,18 +200,18 @@ package final class Launcher {
       children[index].wasReady = answers(children[index].plan, replica: index)
       if !children[index].wasReady { return false }
     }
-    return Readiness.poolsAreReady(
-      Probe.get(host: settings.host, port: settings.controlPort, path: "/api/pools")?.json)
+    return Probe.status(host: settings.host, port: settings.controlPort, path: "/api/ready") == 200
   }
 
   private func answers(_ plan: ChildPlan, replica index: Int) -> Bool {
     switch plan.role {
     case .redis: redisAnswered
-    case .control: Probe.get(host: settings.host, port: settings.controlPort, path: "/api/health")?.status == 200
+    case .control: Probe.status(host: settings.host, port: settings.controlPort, path: "/api/health") == 200
     case .data:
-      Probe.get(
-        host: settings.host, port: settings.adminPort + index - (children.count - settings.replicas), path: "/readyz")?
-        .status == 200
+      Probe.status(
+        host: settings.adminHost, port: settings.adminPort + index - (children.count - settings.replicas),
+        path: "/readyz")
+        == 200
     }
   }
 

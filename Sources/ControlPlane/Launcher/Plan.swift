@@ -69,7 +69,7 @@ extension LaunchSettings {
     plans.append(
       ChildPlan(
         role: .control, name: "control", program: places.programs + "/berth-control",
-        arguments: (configFile.map { ["--config", $0] } ?? []) + [
+        arguments: (configFile.map { ["--config", $0] } ?? []) + (keysFile.map { ["--keys-file", $0] } ?? []) + [
           "--listen", LaunchSettings.endpoint(host, controlPort), "--state-directory", places.controlDirectory,
           "--port-range-start", String(portRangeStart), "--port-range-end", String(portRangeEnd), "--public-url",
           publicURL ?? url,
@@ -83,8 +83,8 @@ extension LaunchSettings {
           arguments: [
             "--listen", LaunchSettings.endpoint(host, port), "--tls-listen", LaunchSettings.endpoint(host, tlsPort),
             "--certificate", places.certificate, "--key", places.key,
-            "--admin", LaunchSettings.endpoint(host, adminPort + replica), "--drain-seconds", String(drainSeconds),
-          ] + common, environment: environment))
+            "--admin", LaunchSettings.endpoint(adminHost, adminPort + replica), "--drain-seconds", String(drainSeconds),
+          ] + (keysFile == nil ? [] : ["--require-keys"]) + common, environment: environment))
     }
     return plans
   }

@@ -1,7 +1,6 @@
 // Questions that `berth up` asks on this machine: is a port free, does Redis answer, what does a daemon say over HTTP.
 // Each is bounded by a timeout of its own; no answer is a nil, because all of them are asked again.
 internal import Glibc
-internal import JSON
 internal import Posix
 internal import Redis
 internal import State
@@ -41,13 +40,8 @@ enum Probe {
     }
   }
 
-  struct Answer {
-    let status: Int
-    let body: [UInt8]
-    var json: JSON? { try? JSON(parsing: body) }
-  }
-
-  static func get(host: String, port: Int, path: String) -> Answer? {
+  /// The status of the answer to a GET; nil without one.
+  static func status(host: String, port: Int, path: String) -> Int? {
     let host = ["0.0.0.0": "127.0.0.1", "::": "::1"][host] ?? host
     guard let address = SocketAddress(host: host, port: port) else { return nil }
     // HTTP/1.0, so that the body is not chunked.
@@ -56,8 +50,7 @@ enum Probe {
       answer.starts(with: "HTTP/1.".utf8), let end = headEnd(answer)
     else { return nil }
     let words = String(decoding: answer[..<end], as: UTF8.self).split(separator: " ", maxSplits: 2)
-    guard words.count > 1, let status = Int(words[1]) else { return nil }
-    return Answer(status: status, body: Array(answer[end...]))
+    return words.count > 1 ? Int(words[1]) : nil
   }
 
   /// Whether the body is as long as the head says: not every server closes after an HTTP/1.0 answer.

@@ -33,6 +33,10 @@ package struct ControlSettings: Sendable, Equatable {
   package var hostName: String?
   package var logLevel = LogLevel.info
   package var allowUnauthenticated = false
+  /// Where API keys stand; nil = nowhere.
+  package var keysFile: String?
+  /// Whether REST and routes ask for a key.
+  package var requireKeys = false
   package var stopInstancesOnExit = false
   /// How long `stopInstancesOnExit` lets sessions finish.
   package var drainSeconds = 5
@@ -86,7 +90,14 @@ package struct ControlSettings: Sendable, Equatable {
       meaning: "trace, debug, info, notice, warning, error or critical."),
     Setting(
       key: "allowUnauthenticated", variable: "BERTH_ALLOW_UNAUTHENTICATED", flag: "--allow-unauthenticated",
-      fallback: "false", meaning: "Needed to listen on anything but loopback, as there are no API keys yet."),
+      fallback: "false", meaning: "Needed to listen on anything but loopback when nobody has to show a key."),
+    Setting(
+      key: "keysFile", variable: "BERTH_KEYS_FILE", flag: "--keys-file", fallback: "none",
+      meaning: "File of API keys, one a line: name, scopes, key. See security.md."),
+    Setting(
+      key: "requireKeys", variable: "BERTH_REQUIRE_KEYS", flag: "--require-keys",
+      fallback: "true with a keysFile, else false",
+      meaning: "Whether REST, and routes without `auth: false`, ask for an API key."),
     Setting(
       key: "stopInstancesOnExit", variable: "BERTH_STOP_INSTANCES_ON_EXIT", flag: "--stop-instances-on-exit",
       fallback: "false", meaning: "On SIGTERM drain and stop all instances instead of leaving them to the next leader."),
@@ -131,10 +142,14 @@ package struct ControlSettings: Sendable, Equatable {
     try result.checkPorts()
     try result.readRoutes(&top, file)
     try top?.finish()
-    guard result.listen.isLoopback || result.allowUnauthenticated else {
+    if result.requireKeys {
+      for index in result.routes.indices where result.routes[index].auth == nil { result.routes[index].auth = true }
+    }
+    guard result.listen.isLoopback || result.allowUnauthenticated || result.requireKeys else {
       throw SettingsError(
-        "\(written["listen"]?.place ?? "listen"): \(result.listen) can be reached from other hosts, and there are no API keys "
-          + "yet; listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out")
+        "\(written["listen"]?.place ?? "listen"): \(result.listen) can be reached from other hosts, and nobody has to show an "
+          + "API key; give --keys-file, listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
+      )
     }
     return result
   }
@@ -165,6 +180,9 @@ package struct ControlSettings: Sendable, Equatable {
     try set("hostName", \.hostName) { (value) throws(SettingsError) in try value.identifier() }
     try set("logLevel", \.logLevel) { (value) throws(SettingsError) in try value.choice(LogLevel.self) }
     try set("allowUnauthenticated", \.allowUnauthenticated) { (value) throws(SettingsError) in try value.bool() }
+    try set("keysFile", \.keysFile) { (value) throws(SettingsError) in try value.nonEmpty() }
+    requireKeys = keysFile != nil
+    try set("requireKeys", \.requireKeys) { (value) throws(SettingsError) in try value.bool() }
     try set("stopInstancesOnExit", \.stopInstancesOnExit) { (value) throws(SettingsError) in try value.bool() }
     try set("drainSeconds", \.drainSeconds) { (value) throws(SettingsError) in try value.int(in: 0...86_400) }
     try set("concurrentLaunches", \.concurrentLaunches) { (value) throws(SettingsError) in try value.int(in: 1...1_000)

@@ -22,6 +22,8 @@ extension Supervisor {
     try await redis.run(
       registry.declare(
         pools: configuration.pools.map(\.record), routes: configuration.routes, fence: term.fence, now: now))
+    try await redis.run(
+      APIKeys(keys: keys).declare(configuration.apiKeys, fence: term.fence, now: now))
     try await restoreTroubles(term.fence)
     let registered = try await redis.run(registry.instances())
     let survey = await runtime.survey()

@@ -15,6 +15,8 @@ import State
 package struct SupervisorConfiguration: Sendable {
   package var pools: [PoolSpec]
   package var routes: [RouteRecord]
+  /// The API keys of the configuration.
+  package var apiKeys: [KeyRecord]
   package var portRange: ClosedRange<Int>
   /// Names this host in Redis keys.
   package var host: String
@@ -27,11 +29,12 @@ package struct SupervisorConfiguration: Sendable {
   package var drainMilliseconds: Int
 
   package init(
-    pools: [PoolSpec], routes: [RouteRecord], portRange: ClosedRange<Int>, host: String, concurrentLaunches: Int = 2,
-    drainMilliseconds: Int = 5_000
+    pools: [PoolSpec], routes: [RouteRecord], apiKeys: [KeyRecord] = [], portRange: ClosedRange<Int>, host: String,
+    concurrentLaunches: Int = 2, drainMilliseconds: Int = 5_000
   ) {
     self.pools = pools
     self.routes = routes
+    self.apiKeys = apiKeys
     self.portRange = portRange
     self.host = host
     self.concurrentLaunches = concurrentLaunches

@@ -29,6 +29,12 @@ struct MetricsPage {
     page.single(
       "berth_connections_refused_total", .counter, "Requests on connections over their client's number on a route.",
       sum(.connectionsRefused))
+    page.single(
+      "berth_unauthorized_total", .counter, "Requests without a valid key to routes that ask for one.",
+      sum(.unauthorized))
+    page.single(
+      "berth_origins_refused_total", .counter, "WebSockets refused because of the page that asked for them.",
+      sum(.originsRefused))
     page.single("berth_ejections_total", .counter, "Instances taken out for their failures.", sum(.ejections))
     page.single("berth_recoveries_total", .counter, "Ejected instances that came back.", sum(.recoveries))
     page.single(

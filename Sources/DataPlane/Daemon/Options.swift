@@ -111,6 +111,8 @@ import TLS
   var limit: [String] = []
   @Option(help: "auto, always or never: move long plain pieces by splice(2). [BERTH_SPLICE] (default: auto)")
   var splice: String?
+  @Flag(help: "Every route asks for an API key unless it says auth: false. [BERTH_REQUIRE_KEYS=1]")
+  var requireKeys = false
   @Flag(
     help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
@@ -135,11 +137,18 @@ import TLS
     guard redisURL != nil || routes != nil else {
       throw ValidationError("Where do routes come from? Give --redis-url (REDIS_URL), or --routes FILE (BERTH_ROUTES).")
     }
+    let asksForKeys = requireKeys || Read.environment("BERTH_REQUIRE_KEYS") == "1"
     let open = allowUnauthenticated || Read.environment("BERTH_ALLOW_UNAUTHENTICATED") == "1"
-    for (address, flag) in [(plain, "--listen"), (admin, "--admin")] + (tls.map { [($0, "--tls-listen")] } ?? [])
-    where !address.isLoopback && !open {
+    for (address, flag) in [(plain, "--listen")] + (tls.map { [($0, "--tls-listen")] } ?? [])
+    where !address.isLoopback && !open && !asksForKeys {
       throw ValidationError(
-        "\(flag) \(address) can be reached from other machines and nobody has to show a key. Listen on loopback, or say "
+        "\(flag) \(address) can be reached from other machines and nobody has to show a key. Say --require-keys "
+          + "(BERTH_REQUIRE_KEYS=1), listen on loopback, or say --allow-unauthenticated (BERTH_ALLOW_UNAUTHENTICATED=1) when "
+          + "the network keeps strangers out.")
+    }
+    guard admin.isLoopback || open else {
+      throw ValidationError(
+        "--admin \(admin) can be reached from other machines and asks nobody for a key. Listen on loopback, or say "
           + "--allow-unauthenticated (BERTH_ALLOW_UNAUTHENTICATED=1) when the network keeps strangers out.")
     }
     let accessLog = Read.text(accessLog, "BERTH_ACCESS_LOG")
@@ -157,6 +166,7 @@ import TLS
       splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto), limits: try limits(),
       trustedProxies: try Read.ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
       proxyProtocolFrom: try Read.ranges(proxyProtocolFrom, "--proxy-protocol-from", "BERTH_PROXY_PROTOCOL_FROM"),
+      requiresKeys: asksForKeys,
       handover: Read.text(handover, "BERTH_HANDOVER"),
       // The one that hands over waits for 60 s.
       handoverSeconds: try Read.number(

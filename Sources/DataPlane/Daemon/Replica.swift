@@ -61,6 +61,7 @@ final class Replica {
         workers: settings.workers, limits: settings.limits, splice: settings.splice)
       configuration.trustedProxies = settings.trustedProxies
       configuration.proxyProtocolFrom = settings.proxyProtocolFrom
+      configuration.requiresKeys = settings.requiresKeys
       engine = try Engine(configuration, inherited: inherited.filter { $0.kind != .admin })
     } catch {
       throw Self.listening(error)

@@ -26,6 +26,8 @@ struct Settings {
   var trustedProxies: [AddressRange]
   /// Peers that must begin with the PROXY protocol.
   var proxyProtocolFrom: [AddressRange]
+  /// Routes that do not say whether they need a key do.
+  var requiresKeys: Bool
   /// The socket over which one process hands its listeners to the next.
   var handover: String?
   /// How long a process that takes over waits for its first routing table.

@@ -49,6 +49,10 @@ struct CompiledRoute: BitwiseCopyable {
   var waits = RouteWaits()
   /// Of a request's body; 0 = no limit.
   var bodyBytes: UInt64 = 0
+  /// A client must show a key, or a session's id.
+  var needsKey = false
+  /// Whether the host was named exactly, so that no name of somebody else's leads here.
+  var namesHost: Bool { !host.isEmpty && !isWildcard }
 }
 
 /// What of a request decides its place on the ring.
@@ -118,10 +122,15 @@ struct CompiledTable: ~Copyable {
   /// What each of `routes` may still retry.
   let budgets: FixedArray<RetryBudget>
   private let text: FixedArray<UInt8>
+  /// The keys that open routes.
+  let apiKeys: FixedArray<CompiledKey>
 
-  /// - Parameter place: gives every instance its place in the worker's list.
-  init(_ table: RoutingTable, lease: LabelLease, place: (InstanceRecord) -> Int32?) {
+  /// - Parameters:
+  ///   - requiresKeys: routes that do not say whether they need a key do.
+  ///   - place: gives every instance its place in the worker's list.
+  init(_ table: RoutingTable, requiresKeys: Bool = false, lease: LabelLease, place: (InstanceRecord) -> Int32?) {
     source = table
+    apiKeys = FixedArray(table.apiKeys.compactMap(CompiledKey.init))
     self.lease = lease
     poolNames = table.pools.keys.sorted()
     let indexes = Dictionary(uniqueKeysWithValues: poolNames.enumerated().map { ($1, Int32($0)) })
@@ -193,6 +202,7 @@ struct CompiledTable: ~Copyable {
       route.attempts = UInt8(clamping: record.retries + 1)
       route.waits = RouteWaits(record)
       route.bodyBytes = UInt64(record.bodyBytes)
+      route.needsKey = record.auth ?? requiresKeys
       routes.append(route)
       routeRecords.append(record)
     }
@@ -214,6 +224,7 @@ struct CompiledTable: ~Copyable {
     pools.free()
     budgets.free()
     text.free()
+    apiKeys.free()
   }
 
   /// The first route that matches, or -1. Hosts are compared without port and case, paths by whole segments.

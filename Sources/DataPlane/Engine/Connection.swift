@@ -100,6 +100,8 @@ struct Connection {
   /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
   var turn = Turn()
   var turnPool: PoolHandle?
+  /// Clients: where the request carries its key, which ends here.
+  var keyPlace = CredentialPlace.none
   /// Clients: the answer is to bring a sticky cookie.
   var setsCookie = false
   /// Clients: the answer may name a new job of its instance.

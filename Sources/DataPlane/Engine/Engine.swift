@@ -24,6 +24,8 @@ package struct EngineConfiguration: Sendable {
   package var trustedProxies: [AddressRange] = []
   /// Peers that must begin with the PROXY protocol.
   package var proxyProtocolFrom: [AddressRange] = []
+  /// Routes that do not say whether they need a key do.
+  package var requiresKeys = false
 
   package init(
     listen: [SocketAddress], tlsListen: [SocketAddress] = [], certificates: Certificates? = nil, workers: Int = 1,
@@ -143,7 +145,7 @@ package final class Engine: Sendable {
           metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
           trustedProxies: configuration.trustedProxies, proxyProtocolFrom: configuration.proxyProtocolFrom,
           shared: shared, labels: labels,
-          access: accessLog?.workers[index] ?? .off)
+          access: accessLog?.workers[index] ?? .off, requiresKeys: configuration.requiresKeys)
         threads.append(Thread.start("berth-worker-\(index)") { Worker.run(configuration) })
       }
     }

@@ -8,7 +8,8 @@ package enum Counter: Int, CaseIterable, Sendable {
   case bytesFromClients, bytesToClients, retries, instanceConnections, instanceReuses, instanceClosesIdle
   case tlsResumed, tlsPlainHTTP, tlsNotTLS, tlsVersion, tlsCipher, tlsClientCertificate, tlsAlert, tlsGone, tlsTimeout
   case tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
-  case browserCloses, retriesRefused, requestsRefused, connectionsRefused, ejections, recoveries, panicPicks
+  case browserCloses, retriesRefused, requestsRefused, connectionsRefused, unauthorized, originsRefused
+  case ejections, recoveries, panicPicks
   case ejectedNow, clientsNow, instancesNow, tunnelsNow, bufferedBytesNow
 }
 

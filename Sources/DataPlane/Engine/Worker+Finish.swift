@@ -43,6 +43,10 @@ extension Worker {
     if case .finish = action { ends = true }
     var text =
       "HTTP/1.1 \(status) \(Self.phrase(status))\r\nContent-Type: \(contentType)\r\nContent-Length: \(body.count)\r\n"
+    // RFC 9110 §11.6.1; browsers ask their user for a Basic name and password.
+    if status == 401 {
+      text += "WWW-Authenticate: Bearer realm=\"berth\", Basic realm=\"berth\", charset=\"UTF-8\"\r\n"
+    }
     if let retryAfter { text += "Retry-After: \(retryAfter)\r\n" }
     text += ends ? "Connection: close\r\n\r\n" : "\r\n"
     var bytes = Array(text.utf8)
@@ -69,6 +73,8 @@ extension Worker {
     switch status {
     case 200: "OK"
     case 400: "Bad Request"
+    case 401: "Unauthorized"
+    case 403: "Forbidden"
     case 404: "Not Found"
     case 405: "Method Not Allowed"
     case 408: "Request Timeout"

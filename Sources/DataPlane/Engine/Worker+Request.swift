@@ -75,6 +75,7 @@ extension Worker {
     s.slab[fd].setsCookie = false
     s.slab[fd].makesJob = false
     if compiled.isLimited, !admits(fd, compiled) { return }
+    s.slab[fd].keyPlace = .none
     s.table.budgets[route].requested(now: s.now)
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
     if s.head.maxForwards == 0 {
@@ -90,6 +91,7 @@ extension Worker {
     }
     let pool = s.table.pools[Int(compiled.pool)]
     if pool.needsSlot || pool.kind != PoolKind.httpIndex { return visit(fd, route: route) }
+    if compiled.needsKey, !showsKey(fd) { return }
     s.slab[fd].stripped = compiled.stripped
     let asks = compiled.jobAffinity && asksForJob(fd, route)
     _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: asks)
@@ -247,8 +249,13 @@ extension Worker {
     var changes = RequestChanges()
     changes.stripped = Int(s.slab[fd].stripped)
     changes.upgrades = s.slab[fd].machine.upgrades
-    var output = unsafe MutableSpan(_unsafeStart: s.headOutput + lead, count: s.headOutputCapacity - lead)
     let bytes = s.slab[fd].inbound.span
+    switch s.slab[fd].keyPlace {
+    case .none: break
+    case .authorization: changes.dropsAuthorization = true
+    case .query: changes.gap = s.head.tokenGap(bytes)
+    }
+    var output = unsafe MutableSpan(_unsafeStart: s.headOutput + lead, count: s.headOutputCapacity - lead)
     let route = s.slab[fd].route >= 0 ? s.table.routes[Int(s.slab[fd].route)] : CompiledRoute()
     let removed = s.table.bytes(route.requestRemoved)
     let added = s.table.bytes(route.requestAdded)

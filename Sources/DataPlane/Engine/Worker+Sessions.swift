@@ -25,13 +25,31 @@ extension Worker {
     let origin = PublicOrigin(
       secure: s.slab[fd].tls != nil, authority: authority, prefix: s.table.prefix(route), token: Visit.token(in: query))
     _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: true)
-    let request = VisitRequest(
-      pool: pool, endpoint: endpoint, origin: origin, query: query.isEmpty ? nil : String(query.dropFirst()),
-      upgrades: upgrades, queueTimeoutMilliseconds: s.table.routeRecords[route].queueTimeoutMilliseconds)
     if case .invalid(let fault) = endpoint.action {
       return answer(fd, 400, "The address is refused: \(fault).", .refused, closes: false)
     }
+    // A session's id cannot be guessed: who knows it may use it.
+    if case .session = endpoint.scope {
+      if s.table.routes[route].needsKey { _ = hasKey(fd) }
+    } else if s.table.routes[route].needsKey {
+      guard hasKey(fd) else { return refuseWithoutKey(fd) }
+    } else if upgrades, !trustsOrigin(fd, route: route) {
+      return refuseOrigin(fd)
+    }
+    let request = VisitRequest(
+      pool: pool, endpoint: endpoint, origin: origin, query: instanceQuery(fd, query, pool), upgrades: upgrades,
+      queueTimeoutMilliseconds: s.table.routeRecords[route].queueTimeoutMilliseconds)
     if pool.kind == .cdp { visitBrowser(fd, request) } else { visitSession(fd, request) }
+  }
+
+  /// What of the query (with its `?`) is for the instance, without its `?`. Browsers' queries are CDPEndpoint's.
+  private func instanceQuery(_ fd: Int32, _ query: String, _ pool: PoolRecord) -> String? {
+    guard !query.isEmpty else { return nil }
+    let whole = String(query.dropFirst())
+    guard s.slab[fd].keyPlace == .query, pool.kind != .cdp else { return whole }
+    var parts = whole.split(separator: "&", omittingEmptySubsequences: false)
+    if let place = parts.firstIndex(where: { $0.hasPrefix("token=") }) { parts.remove(at: place) }
+    return parts.isEmpty ? nil : parts.joined(separator: "&")
   }
 
   struct VisitRequest {

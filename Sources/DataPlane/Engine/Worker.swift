@@ -28,6 +28,8 @@ struct WorkerConfiguration: Sendable {
   var shared: EngineShared
   var labels: LabeledMetrics
   var access: WorkerAccessLog
+  /// Routes that do not say whether they need a key do.
+  var requiresKeys: Bool
 }
 
 /// All state of one worker, behind a pointer so that no access costs an exclusivity check.
@@ -58,6 +60,7 @@ struct WorkerConfiguration: Sendable {
   let labelNames: LabeledMetrics
   let labels: WorkerLabels
   let access: WorkerAccessLog
+  let requiresKeys: Bool
 
   /// Clients at a time: as configured, and so many that each may have an instance's connection besides its own.
   let clientLimit: Int
@@ -122,6 +125,8 @@ struct WorkerConfiguration: Sendable {
   let clientText: UnsafeMutablePointer<UInt8>
   /// The id of the request that is being written.
   let requestID: UnsafeMutablePointer<UInt8>
+  /// A client's key, while it is looked up.
+  let keyBytes: UnsafeMutablePointer<UInt8>
   /// A Set-Cookie value that is being written.
   let cookieOutput: UnsafeMutablePointer<UInt8>
   let cookieCapacity = 16_384
@@ -151,6 +156,7 @@ struct WorkerConfiguration: Sendable {
     labelNames = configuration.labels
     labels = configuration.labels.workers[configuration.index]
     access = configuration.access
+    requiresKeys = configuration.requiresKeys
     listeners = configuration.listeners
     tlsListeners = configuration.tlsListeners
     certificates = configuration.certificates
@@ -175,6 +181,8 @@ struct WorkerConfiguration: Sendable {
     unsafe clientText.initialize(repeating: 0, count: PeerAddress.longestText + 1)
     unsafe requestID = .allocate(capacity: 32)
     unsafe requestID.initialize(repeating: 0, count: 32)
+    unsafe keyBytes = .allocate(capacity: KeyRecord.longestKey)
+    unsafe keyBytes.initialize(repeating: 0, count: KeyRecord.longestKey)
     unsafe cookieOutput = .allocate(capacity: cookieCapacity)
     unsafe date = .allocate(capacity: HTTPDate.byteCount)
     unsafe date.initialize(repeating: 0, count: HTTPDate.byteCount)
@@ -187,6 +195,7 @@ struct WorkerConfiguration: Sendable {
     unsafe headOutput.deallocate()
     unsafe requestID.deallocate()
     unsafe clientText.deallocate()
+    unsafe keyBytes.deallocate()
     unsafe cookieOutput.deallocate()
     unsafe date.deallocate()
     window?.free()
@@ -327,7 +336,7 @@ struct WorkerConfiguration: Sendable {
     for index in 0..<s.instances.count { s.instances[index].inTable = false }
     let lease = s.labelNames.lease()
     var index: Int32 = -1
-    let compiled = CompiledTable(table, lease: lease) { instance in
+    let compiled = CompiledTable(table, requiresKeys: s.requiresKeys, lease: lease) { instance in
       index += 1
       guard let place = place(instance) else { return nil }
       s.instances[Int(place)].record = index

@@ -7,6 +7,10 @@ package struct RequestChanges: Sendable, BitwiseCopyable {
   package var stripped = 0
   /// Whether Origin ends here: Chrome refuses every origin that it was not told of.
   package var dropsOrigin = false
+  /// Whether Authorization ends here: it held a key of Berth's own.
+  package var dropsAuthorization = false
+  /// A part of the query that ends here, see ``Head/tokenGap(_:)``.
+  package var gap = Slice.empty
   /// Whether the WebSocket upgrade goes on.
   package var upgrades = false
   /// What the instance is told about the client.
@@ -47,7 +51,7 @@ extension Head {
     writer.append(bytes, method, &out)
     writer.append(0x20, &out)
     if target.isEmpty {
-      writePath(bytes, stripped: changes.stripped, prefix: prefix, &writer, &out)
+      writePath(bytes, stripped: changes.stripped, without: changes.gap, prefix: prefix, &writer, &out)
     } else {
       writer.append(target, &out)
     }
@@ -60,6 +64,7 @@ extension Head {
     }
     var dropped = FieldSet.hopByHop.with(.host)
     if changes.dropsOrigin { dropped.insert(.origin) }
+    if changes.dropsAuthorization { dropped.insert(.authorization) }
     dropped.formUnion(replacedFields(changes.forwarding))
     let writesID = !requestID.isEmpty && self.requestID(bytes, forwarding: changes.forwarding) == nil
     if writesID { dropped.insert(.xRequestID) }
@@ -87,7 +92,7 @@ extension Head {
 
   /// Path and query in origin form, or `*` (RFC 9112 §3.2).
   @inline(__always) private borrowing func writePath(
-    _ bytes: Span<UInt8>, stripped: Int, prefix: Span<UInt8>, _ writer: inout ByteWriter,
+    _ bytes: Span<UInt8>, stripped: Int, without gap: Slice, prefix: Span<UInt8>, _ writer: inout ByteWriter,
     _ out: inout MutableSpan<UInt8>
   ) {
     if isOptionsOfServer { return writer.append(UInt8(ascii: "*"), &out) }
@@ -106,7 +111,10 @@ extension Head {
         if !closes, !opens { writer.append(UInt8(ascii: "/"), &out) }
       }
     }
-    writer.append(bytes, Slice(start, path.upper - start + Int(query.count)), &out)
+    let end = path.upper + Int(query.count)
+    guard !gap.isEmpty else { return writer.append(bytes, Slice(start, end - start), &out) }
+    writer.append(bytes, Slice(start, gap.lower - start), &out)
+    writer.append(bytes, Slice(gap.upper, end - gap.upper), &out)
   }
 
   /// Writes this response for the client.

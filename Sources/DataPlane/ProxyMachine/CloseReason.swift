@@ -6,7 +6,7 @@ package enum CloseReason: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   // The client's doing.
   case clientAborted, clientReset, badRequest
   case headTimeout, bodyTimeout, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout
-  case badProxyHeader, rateLimited, tooManyConnections
+  case badProxyHeader, rateLimited, tooManyConnections, unauthorized, badOrigin
   // The instance's doing.
   case connectFailed, connectTimeout, instanceClosedEarly, instanceReset, badResponse
   case firstByteTimeout, cutBody, instanceStalled

@@ -135,7 +135,8 @@ final class FeedReader {
       $0.snapshots += 1
       $0.invalidRecords += snapshot.invalid.count
     }
-    state = RoutingState(pools: snapshot.pools, routes: snapshot.routes, instances: snapshot.instances)
+    state = RoutingState(
+      pools: snapshot.pools, routes: snapshot.routes, instances: snapshot.instances, apiKeys: snapshot.apiKeys)
     position = snapshot.streamID
     isDirty = true
     let now = Clock.unixMilliseconds
@@ -172,6 +173,11 @@ final class FeedReader {
       case .instance:
         state.instances[change.id] = try change.json.map { (json) throws(RecordError) in
           try InstanceRecord(id: change.id, json: json)
+        }
+        isDirty = true
+      case .key:
+        state.apiKeys[change.id] = try change.json.map { (json) throws(RecordError) in
+          try KeyRecord(id: change.id, json: json)
         }
         isDirty = true
       case .session:
@@ -214,6 +220,8 @@ final class FeedReader {
     let since = rebuilding.poolsSince ?? now
     rebuilding.poolsSince = since
     if now - since >= Self.rebuildMilliseconds { return true }
+    // Keys that are not back yet would shut their clients out.
+    if !old.apiKeys.isEmpty, state.apiKeys.isEmpty { return false }
     let served = Set(state.instances.values.map(\.pool))
     return Set(old.instances.map(\.pool)).subtracting(served).isDisjoint(with: state.pools.keys)
   }

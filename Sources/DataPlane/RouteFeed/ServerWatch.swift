@@ -163,6 +163,6 @@ struct ServerWatch: Sendable {
         var instance = instance
         if health[instance.id]?.isWell == false { instance.state = .unhealthy }
         return instance
-      })
+      }, apiKeys: file.apiKeys)
   }
 }

@@ -392,10 +392,6 @@ void copenssl_free(void *memory) { OPENSSL_free(memory); }
 int64_t copenssl_not_after(X509 *certificate) { return unix_seconds(X509_get0_notAfter(certificate)); }
 
 int copenssl_random(uint8_t *into, size_t length) { return RAND_bytes(into, (int)length) == 1; }
-int copenssl_sha256(const uint8_t *bytes, size_t length, uint8_t digest[32]) {
-  return EVP_Digest(bytes, length, digest, NULL, EVP_sha256(), NULL);
-}
-
 // MARK: client certificates
 
 X509_STORE *copenssl_new_store(void) { return X509_STORE_new(); }

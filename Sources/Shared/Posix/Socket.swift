@@ -54,6 +54,7 @@ package enum Socket {
     // Accepted sockets inherit both (tcp(7)).
     set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
     if defersAccept { set(descriptor, Int32(IPPROTO_TCP), TCP_DEFER_ACCEPT, 1) }
+    if address.isLoopback { doNotPace(descriptor) }
     let result = unsafe address.withPointer { pointer, length in
       systemCall { unsafe Int(bind(descriptor, pointer, length)) }
     }
@@ -75,6 +76,7 @@ package enum Socket {
     guard fd >= 0 else { return (fd, false) }
     let descriptor = Int32(fd)
     set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+    if address.isLoopback { doNotPace(descriptor) }
     let result = unsafe address.withPointer { pointer, length in
       systemCall { unsafe Int(Glibc.connect(descriptor, pointer, length)) }
     }
@@ -126,6 +128,13 @@ package enum Socket {
         return systemCall { unsafe sendmsg(fd, &message, Int32(MSG_NOSIGNAL)) }
       }
     }
+  }
+
+  /// Takes Reno for congestion control, which every kernel has and everybody may choose (tcp(7), TCP_CONGESTION). Within one
+  /// machine nothing is lost and nothing is congested; BBR, where it is the system's choice, paces every segment there by
+  /// timers for nothing. Accepted sockets inherit it from their listener. A kernel that refuses keeps its own.
+  private static func doNotPace(_ fd: Int32) {
+    _ = unsafe setsockopt(fd, Int32(IPPROTO_TCP), TCP_CONGESTION, "reno", 4)
   }
 
   /// What became of a connect(2): 0, or a negated errno.

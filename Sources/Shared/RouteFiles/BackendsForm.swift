@@ -10,6 +10,7 @@ enum BackendsForm {
   static func read(_ document: ConfigDocument) throws(RouteFileError) -> RouteFile {
     var file = RouteFile()
     var top = try document.fields([])
+    _ = top.json("keys")
     let entries = top.json("backends")?.array ?? []
     let check = try RouteFile.check(document, &top, path: [])
     // Everything that a route of its own could say, for the one route that there is.

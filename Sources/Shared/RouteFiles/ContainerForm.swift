@@ -34,7 +34,7 @@ package struct ContainerForm: Sendable {
   package init(_ document: ConfigDocument, others: [String] = []) throws(RouteFileError) {
     self.document = document
     var top = try document.fields([])
-    for key in others + ["routes", "backends"] { _ = top.json(key) }
+    for key in others + ["routes", "backends", "keys"] { _ = top.json(key) }
     check = try RouteFile.check(document, &top, path: [])
     if others.isEmpty { try document.finish(top, at: []) }
 

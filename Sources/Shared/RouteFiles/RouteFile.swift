@@ -12,6 +12,8 @@ package struct RouteFile: Sendable {
   package var routes: [RouteRecord] = []
   /// Their hosts may be names, which are not resolved yet.
   package var instances: [InstanceRecord] = []
+  /// Keys that open routes. As soon as there are some, every route asks for one unless it says `auth: false`.
+  package var apiKeys: [KeyRecord] = []
   /// By pool; pools that are missing are not checked.
   package var checks: [String: HealthCheck] = [:]
   /// What was read but has no effect, each with its place.
@@ -34,6 +36,14 @@ package struct RouteFile: Sendable {
     } else {
       try readRecords(document)
     }
+    apiKeys = try document.names(["keys"]).map { (id) throws(RouteFileError) in
+      try document.record(["keys", id]) { (fields: inout Fields) throws(RecordError) in
+        var key = try KeyRecord(id: id, &fields)
+        key.isDeclared = true
+        return key
+      }
+    }
+    if !apiKeys.isEmpty { for index in routes.indices where routes[index].auth == nil { routes[index].auth = true } }
     // An emptied file, or a template that came out empty, would answer every client with 404.
     let isMeant = top["routes"]?.array != nil || top["routes"]?.object != nil || top["backends"] != nil
     guard !routes.isEmpty || !pools.isEmpty || !instances.isEmpty || isMeant else {
@@ -44,7 +54,7 @@ package struct RouteFile: Sendable {
   /// `pools`, `routes` and `instances`, each by name.
   private mutating func readRecords(_ document: ConfigDocument) throws(RouteFileError) {
     var top = try document.fields([])
-    for key in ["pools", "routes", "instances"] { _ = top.json(key) }
+    for key in ["pools", "routes", "instances", "keys"] { _ = top.json(key) }
     let check = try Self.check(document, &top, path: [])
     try document.finish(top, at: [])
 

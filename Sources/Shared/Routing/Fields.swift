@@ -86,7 +86,11 @@ package struct Fields {
   }
 
   package mutating func bool(_ name: String, or fallback: Bool) throws(RecordError) -> Bool {
-    guard let value = json(name) else { return fallback }
+    try optionalBool(name) ?? fallback
+  }
+
+  package mutating func optionalBool(_ name: String) throws(RecordError) -> Bool? {
+    guard let value = json(name) else { return nil }
     if let flag = value.bool { return flag }
     guard isText, let text = value.string, let flag = Self.flag(text) else { throw wrong(name, "true or false") }
     return flag

@@ -19,6 +19,8 @@ package struct Keys: Sendable, Equatable {
   package var pools: String { prefix + "pools" }
   package var routes: String { prefix + "routes" }
   package var instances: String { prefix + "instances" }
+  /// API keys by name, as digests.
+  package var apiKeys: String { prefix + "keys" }
   package var changes: String { prefix + "changes" }
 
   // Slots, leases and sessions.

@@ -24,6 +24,10 @@ package struct RouteRecord: Sendable, Equatable {
   /// Whether a client may ask for a WebSocket.
   package var upgrades = true
   package var accessLog = true
+  /// Whether a client must show a key (or a session's id) here; nil = as the deployment says.
+  package var auth: Bool?
+  /// Origins from which a browser may open a WebSocket here besides the route's own, e.g. `https://app.example.com`; `*` = all.
+  package var origins: [String] = []
   /// Further attempts at another instance.
   package var retries = 2
   /// Retries may be at most this share of the route's recent requests, and a few more.
@@ -83,6 +87,8 @@ package struct RouteRecord: Sendable, Equatable {
     jobAffinity = try fields.bool("jobAffinity", or: false)
     upgrades = try fields.bool("upgrades", or: true)
     accessLog = try fields.bool("accessLog", or: true)
+    auth = try fields.optionalBool("auth")
+    origins = try fields.list("origins").map { $0.lowercased() }
     retries = try fields.int("retries", in: 0...10, or: 2)
     retryBudgetPercent = try fields.int("retryBudgetPercent", in: 0...100, or: 20)
     let day = 86_400_000
@@ -121,6 +127,9 @@ package struct RouteRecord: Sendable, Equatable {
     if let stickyCookie, !isToken(stickyCookie) {
       throw fields.error("stickyCookie", "must be the name of a cookie, without spaces and separators")
     }
+    for origin in origins where origin != "*" && !isOrigin(origin) {
+      throw fields.error("origins", "must be a list of origins like https://app.example.com, or *, not \"\(origin)\"")
+    }
     guard burst == 0 || requestsPerSecond > 0 else {
       throw fields.error("burst", "needs requestsPerSecond; set that too, or leave it out")
     }
@@ -139,6 +148,8 @@ package struct RouteRecord: Sendable, Equatable {
     object.set("jobAffinity", jobAffinity, unless: false)
     object.set("upgrades", upgrades, unless: true)
     object.set("accessLog", accessLog, unless: true)
+    if let auth { object["auth"] = .bool(auth) }
+    if !origins.isEmpty { object["origins"] = .array(origins.map { .string($0) }) }
     object.set("retries", retries, unless: 2)
     object.set("retryBudgetPercent", retryBudgetPercent, unless: 20)
     object.set("connectTimeoutMilliseconds", connectTimeoutMilliseconds, unless: 0)
@@ -154,4 +165,13 @@ package struct RouteRecord: Sendable, Equatable {
     if !responseHeaders.isEmpty { object["responseHeaders"] = responseHeaders.json }
     return .object(object)
   }
+}
+
+/// Scheme, host and perhaps a port, without anything behind (RFC 6454 §6.2); a browser's extensions have schemes of their own.
+private func isOrigin(_ text: String) -> Bool {
+  guard let colon = text.firstIndex(of: ":"), colon != text.startIndex, text[colon...].hasPrefix("://") else {
+    return false
+  }
+  let host = text[colon...].dropFirst(3)
+  return !host.isEmpty && !host.contains { "/?#@ *".contains($0) }
 }

@@ -6,10 +6,15 @@ package final class RoutingTable: Sendable {
   /// In the order in which they are tried; see ``RouteRecord/isBefore(_:)``.
   package let routes: [RouteRecord]
   package let instances: [InstanceRecord]
+  /// The keys that open routes.
+  package let apiKeys: [KeyRecord]
   private let byID: [String: Int]
   private let byBrowser: [String: Int]
 
-  package init(pools: [PoolRecord], routes: [RouteRecord], instances: [InstanceRecord]) {
+  package init(
+    pools: [PoolRecord], routes: [RouteRecord], instances: [InstanceRecord], apiKeys: [KeyRecord] = []
+  ) {
+    self.apiKeys = apiKeys
     self.pools = Dictionary(pools.map { ($0.name, $0) }, uniquingKeysWith: { _, last in last })
     self.routes = routes.sorted { $0.isBefore($1) }
     self.instances = instances.sorted { $0.id < $1.id }
@@ -29,14 +34,20 @@ package struct RoutingState: Sendable {
   package var pools: [String: PoolRecord]
   package var routes: [String: RouteRecord]
   package var instances: [String: InstanceRecord]
+  package var apiKeys: [String: KeyRecord]
 
-  package init(pools: [PoolRecord] = [], routes: [RouteRecord] = [], instances: [InstanceRecord] = []) {
+  package init(
+    pools: [PoolRecord] = [], routes: [RouteRecord] = [], instances: [InstanceRecord] = [], apiKeys: [KeyRecord] = []
+  ) {
+    self.apiKeys = Dictionary(apiKeys.map { ($0.id, $0) }, uniquingKeysWith: { _, last in last })
     self.pools = Dictionary(pools.map { ($0.name, $0) }, uniquingKeysWith: { _, last in last })
     self.routes = Dictionary(routes.map { ($0.id, $0) }, uniquingKeysWith: { _, last in last })
     self.instances = Dictionary(instances.map { ($0.id, $0) }, uniquingKeysWith: { _, last in last })
   }
 
   package var table: RoutingTable {
-    RoutingTable(pools: Array(pools.values), routes: Array(routes.values), instances: Array(instances.values))
+    RoutingTable(
+      pools: Array(pools.values), routes: Array(routes.values), instances: Array(instances.values),
+      apiKeys: Array(apiKeys.values))
   }
 }

@@ -10,12 +10,13 @@ package struct Snapshot: Sendable {
   package let pools: [PoolRecord]
   package let routes: [RouteRecord]
   package let instances: [InstanceRecord]
+  package let apiKeys: [KeyRecord]
   package let sessions: [SessionRecord]
   /// What could not be read and was left out, one sentence each.
   package let invalid: [String]
 
   init(_ reply: Reply) throws(StateError) {
-    let parts = try reply.list(of: "registry.snapshot", count: 5)
+    let parts = try reply.list(of: "registry.snapshot", count: 6)
     var invalid: [String] = []
     streamID = try parts[0].string(of: "registry.snapshot")
     pools = try Self.records(parts[1], of: "pools", invalid: &invalid) { (name, json) throws(RecordError) in
@@ -29,6 +30,9 @@ package struct Snapshot: Sendable {
     }
     sessions = try Self.records(parts[4], of: "sessions", invalid: &invalid) { (id, json) throws(RecordError) in
       try SessionRecord(id: id, json: json)
+    }
+    apiKeys = try Self.records(parts[5], of: "keys", invalid: &invalid) { (id, json) throws(RecordError) in
+      try KeyRecord(id: id, json: json)
     }
     self.invalid = invalid
   }
@@ -53,7 +57,7 @@ package struct Snapshot: Sendable {
 
 /// One record that was added, changed or removed.
 package struct Change: Sendable, Equatable {
-  package enum Kind: String, Sendable, CaseIterable { case pool, route, instance, session }
+  package enum Kind: String, Sendable, CaseIterable { case pool, route, instance, session, key }
   package let streamID: String
   package let kind: Kind
   package let id: String

@@ -180,7 +180,7 @@ extension Registry {
     end
     return {
       newest[1] and newest[1][1] or '0-0', call('HGETALL', pools_key), call('HGETALL', routes_key),
-      call('HGETALL', instances_key), sessions,
+      call('HGETALL', instances_key), sessions, call('HGETALL', prefix .. 'keys'),
     }
     """#)
 

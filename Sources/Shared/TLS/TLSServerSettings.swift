@@ -126,6 +126,6 @@ package enum TLSClientCertificates: Sendable {
 
 func sha256(_ bytes: [UInt8]) -> [UInt8] {
   var digest = [UInt8](repeating: 0, count: 32)
-  precondition(unsafe copenssl_sha256(bytes, bytes.count, &digest) == 1, "SHA-256 fails only without memory")
+  unsafe copenssl_sha256(bytes, bytes.count, &digest)
   return digest
 }

@@ -120,4 +120,18 @@ private let places = Places(
       #expect(text.contains(part), "\(part)")
     }
   }
+
+  @Test func withKeysAdminPagesStayOnLoopbackAndClientsAreToldOfThem() {
+    var settings = LaunchSettings()
+    settings.host = "0.0.0.0"
+    settings.keysFile = "/etc/keys"
+    let text = Announcement.lines(settings, places, seconds: "1.5").joined(separator: "\n")
+    #expect(text.contains("curl -u KEY: http://127.0.0.1:8080/json/version"))
+    let plans = settings.plan(places)
+    let control = plans.first { $0.role == .control }?.arguments.joined(separator: " ") ?? ""
+    let data = plans.first { $0.role == .data }?.arguments.joined(separator: " ") ?? ""
+    #expect(control.contains("--keys-file /etc/keys"))
+    #expect(data.contains("--listen 0.0.0.0:8080") && data.contains("--admin 127.0.0.1:8081"))
+    #expect(data.contains("--require-keys") && !data.contains("--allow-unauthenticated"))
+  }
 }

@@ -11,7 +11,7 @@ import Testing
     ("{\n \"pools\": x}", "f:2: unexpected character, a value was expected (column 11)"),
     ("a: 1\na: 2\n", "f:1: a stands here twice"),
     // Records by name.
-    (#"{"pols": {}}"#, "f:1: pols: there is no such setting; known are health, instances, pools, routes"),
+    (#"{"pols": {}}"#, "f:1: pols: there is no such setting; known are health, instances, keys, pools, routes"),
     (#"{"pools": []}"#, "f:1: pools: must be a mapping of names to values"),
     (
       "{\"pools\":\n {\"web\":\n  {\"slots\": -1}}}",
@@ -63,7 +63,7 @@ import Testing
     ),
     (
       "routes:\n  - {path: /, backend: a}\nroute: 1\n",
-      "f:3: route: there is no such setting; known are backends, health, routes"
+      "f:3: route: there is no such setting; known are backends, health, keys, routes"
     ),
     (
       "routes:\n  - path: /\n    servers: a\n",

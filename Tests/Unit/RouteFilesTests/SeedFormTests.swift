@@ -163,4 +163,24 @@ import Testing
     #expect(below.instances.map(\.id).contains(alone.instances[0].id))
     #expect(PoolRecord.isName(alone.routes[0].pool))
   }
+
+  @Test func keysCloseTheRoutesOfEveryForm() throws {
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    let keys = "keys: {ci: {sha256: \(digest)}}\n"
+    let forms = [
+      Self.first, "backends: [{host: 10.0.0.1, port: 80}]\n",
+      "pools: {web: {slots: 0}}\nroutes: {all: {pool: web}}\ninstances: {a: {pool: web, host: 10.0.0.1, port: 80}}\n",
+    ]
+    for form in forms {
+      let open = try RouteFile(form, file: "routes.yaml")
+      #expect(!open.routes.contains { $0.auth != nil })
+      let closed = try RouteFile(keys + form, file: "routes.yaml")
+      #expect(closed.apiKeys.map(\.sha256) == [digest])
+      #expect(!closed.routes.isEmpty)
+      #expect(!closed.routes.contains { $0.auth != true })
+    }
+    let mixed = try RouteFile(
+      keys + "pools: {web: {slots: 0}}\nroutes: {all: {pool: web, auth: false}}\n", file: "routes.yaml")
+    #expect(mixed.routes.map(\.auth) == [false])
+  }
 }

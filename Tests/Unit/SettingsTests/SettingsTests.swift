@@ -60,6 +60,7 @@ private func complaint(
       "sessionTimeout": ("5000", \.sessionTimeoutMilliseconds.description), "id": ("me", \.id!),
       "hostName": ("h", \.hostName!), "logLevel": ("trace", \.logLevel.rawValue),
       "allowUnauthenticated": ("true", \.allowUnauthenticated.description),
+      "keysFile": ("/k", \.keysFile!), "requireKeys": ("true", \.requireKeys.description),
       "stopInstancesOnExit": ("true", \.stopInstancesOnExit.description),
       "drainSeconds": ("9", \.drainSeconds.description), "concurrentLaunches": ("4", \.concurrentLaunches.description),
       "totalConcurrentLaunches": ("6", \.totalConcurrentLaunches.description),
@@ -151,7 +152,7 @@ private func complaint(
       ),
       (
         "listen: 0.0.0.0:3000", [:], [:],
-        "berth.yaml:1: listen: 0.0.0.0:3000 can be reached from other hosts, and there are no API keys yet; listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
+        "berth.yaml:1: listen: 0.0.0.0:3000 can be reached from other hosts, and nobody has to show an API key; give --keys-file, listen on 127.0.0.1, or give --allow-unauthenticated if something else keeps strangers out"
       ),
     ] as [(String, [String: String], [String: String], String)])
   func wrongValuesAreNamedWithTheirPlace(

@@ -48,6 +48,9 @@ int copenssl_expect_name(SSL *ssl, const char *name, int verify);
 void copenssl_mark_failed(SSL *ssl, uint64_t code);
 uint64_t copenssl_failure(SSL *ssl);
 
+// SHA-256 (FIPS 180-4) of some bytes.
+void copenssl_sha256(const uint8_t *bytes, size_t count, uint8_t digest[32]);
+
 // Function-like macros.
 static inline unsigned long copenssl_error_system(unsigned long code) { return ERR_SYSTEM_ERROR(code) ? 1 : 0; }
 static inline int copenssl_error_reason(unsigned long code) { return ERR_GET_REASON(code); }

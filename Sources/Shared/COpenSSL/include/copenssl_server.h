@@ -39,7 +39,6 @@ int copenssl_add_name(SSL_CTX *front, const char *name, SSL_CTX *context);
 // The secret that tickets' keys are made of, from what the operator gave. 1 on success.
 int copenssl_ticket_secret(const uint8_t *given, size_t length, uint8_t secret[COPENSSL_SECRET_BYTES]);
 int copenssl_random(uint8_t *into, size_t length);
-int copenssl_sha256(const uint8_t *bytes, size_t length, uint8_t digest[32]);
 
 // PEM in memory. A reader goes through the certificates of a text; NULL after the last one, and on an error, which is
 // then in OpenSSL's queue.
