@@ -52,6 +52,9 @@ import Testing
       let counters = known[0].numbers
       return (counters["memoryBytes"] ?? 0) > 10 << 20 && (counters["processes"] ?? 0) > 3
     }
+    // Its load is a share of what it may use, not of what the engine's host has.
+    let figures = try #require(await runtime.figures(of: [record])[record.id])
+    #expect(figures.memoryLimitBytes == 768 << 20 && figures.milliCPULimit == 1_500)
     try await docker.finish(control, runtime)
     let ports = Ports(keys: docker.bench.keys, host: "local")
     #expect(try await docker.bench.client.run(ports.list()).isEmpty)
@@ -278,7 +281,9 @@ import Testing
     }
     #expect(try await docker.bench.instances(.ready).contains { $0.id == far.id })
     // It answers through its port all the time.
-    #expect(await runtime.check(far, spec: pool, depth: .http) == nil)
+    #expect(await runtime.check(far, spec: pool, depth: .cdp) == nil)
+    // What it uses cannot be asked for, so it has no load: an old one is worse than none.
+    #expect(await runtime.figures(of: [far]).isEmpty)
     try relay.restore()
     try await eventually("it is there again") {
       runtime.isAlive(far) && (try? runtime.place(pool, again: nil, among: []))?.host == "far"

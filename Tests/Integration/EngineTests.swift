@@ -217,6 +217,9 @@ import Testing
     second.send(ok)
     #expect(client.response()?.body == "ok")
     #expect(engine.value(.retries) == 1)
+    // The end is counted, but nobody is told that the instance failed.
+    let row = try #require(engine.engine.labels.rows(.instance).first { $0.name == "web-0" })
+    #expect(row[InstanceCounter.earlyCloses] + row[.resets] == 1 && row.breaks == 0)
   }
 
   @Test(arguments: [
@@ -234,6 +237,7 @@ import Testing
     upstream = nil
     #expect(client.receiveAll() == nil)
     #expect(eventually { engine.value(.cutBody) == 1 })
+    #expect(engine.engine.labels.rows(.instance).first { $0.name == "web-0" }?.breaks == 1)
   }
 
   @Test func tooLongAnAnswerIsCutAtItsLengthAndItsConnectionIsNotUsedAgain() throws {

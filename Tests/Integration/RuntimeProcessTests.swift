@@ -90,7 +90,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let browser = try #require(try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000))
     record.browser = browser
     #expect(browser.count == 36)
-    #expect(await bench.runtime.check(record, spec: chromePool(), depth: .http) == nil)
+    #expect(await bench.runtime.check(record, spec: chromePool(), depth: .cdp) == nil)
 
     // It answers CDP, and is alone in its session, its directory and its environment.
     let version = try CDPClient.call(

@@ -97,17 +97,17 @@ package struct HealthSchedule: Sendable, Equatable {
     for index in due.indices where due[index] != .max { due[index] = min(due[index], now) }
   }
 
-  /// A check as deep as `depth` has ended. What failed, and what keeps an instance out of service, is asked again sooner
-  /// than its interval: as often as HTTP is, or every second when replicas suspect it.
+  /// A check as deep as `depth` has ended. While something is wrong it is asked again sooner than its interval: as often as
+  /// HTTP is, or every second when replicas suspect it.
   package mutating func checked(
     _ verdict: HealthVerdict, depth: HealthDepth, cause: HealthDepth?, by policy: HealthPolicy, isSuspected: Bool,
     now: Int, random: UInt64
   ) {
-    var pressing = cause
-    if case .ill(let place) = verdict { pressing = max(place, cause ?? place) }
+    var isWrong = cause != nil
+    if case .ill = verdict { isWrong = true }
     for each in HealthDepth.allCases where each <= depth && due[each.rawValue] != .max {
       var interval = policy[each].intervalMilliseconds
-      if let pressing, each >= min(pressing, .http) {
+      if isWrong {
         interval = min(interval, policy.intervalMilliseconds)
         if isSuspected { interval = min(interval, Self.hurryMilliseconds) }
       }

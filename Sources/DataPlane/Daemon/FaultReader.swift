@@ -36,10 +36,8 @@ final class FaultReader: Sendable {
   }
 
   private static func counts(_ row: LabeledMetrics.Row) -> [InstanceFaultKind: Int] {
-    // An end that was nobody's fault is a reset, an early close or a cut body as well.
-    let ends = row[InstanceCounter.resets] + row[.earlyCloses] + row[.cutBodies] - row[.blameless]
     let all: [InstanceFaultKind: Int] = [
-      .connect: row[InstanceCounter.connectFailures] + row[.connectTimeouts], .reset: ends,
+      .connect: row[InstanceCounter.connectFailures] + row[.connectTimeouts], .reset: row.breaks,
       .timeout: row[InstanceCounter.firstByteTimeouts], .badAnswer: row[InstanceCounter.badResponses],
       .serverError: row[InstanceCounter.responses5xx],
     ]

@@ -96,6 +96,8 @@ package final class LabeledMetrics: Sendable {
     package subscript(counter: RouteCounter) -> Int { Int(truncatingIfNeeded: cells[counter.rawValue]) }
     package subscript(counter: PoolCounter) -> Int { Int(truncatingIfNeeded: cells[counter.rawValue]) }
     package subscript(counter: InstanceCounter) -> Int { Int(truncatingIfNeeded: cells[counter.rawValue]) }
+    /// Connections that broke through the instance's fault. An end that was nobody's counts as a break as well.
+    package var breaks: Int { self[.resets] + self[.earlyCloses] + self[.cutBodies] - self[.blameless] }
     /// Requests by bucket, not cumulative, and the sum of their durations.
     package var routeDurations: (microseconds: Int, counts: [Int]) { durations(RouteCounter.allCases.count) }
     package var instanceDurations: (microseconds: Int, counts: [Int]) { durations(InstanceCounter.allCases.count) }

@@ -99,6 +99,20 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     #expect(decide([], now: 1_000_500, history: history).actions == [tooFew])
   }
 
+  @Test func aPoolThatIsCrashLoopingTriesOneLaunchAtATime() {
+    var history = RestartHistory()
+    for _ in 0..<5 { history.failed(now: 1) }
+    let greedy = pool {
+      $0.min = 5
+      $0.spare = 5
+    }
+    #expect(decide(greedy, [], history: history).actions.count == 1)
+    #expect(decide(greedy, [starting("a")], history: history).actions == [])
+    // The probe is ready, and what died early has still to be lived down: the next one may follow.
+    #expect(decide(greedy, [ready("a")], history: history).actions.count == 1)
+    #expect(decide(greedy, [ready("a")]).actions.count == 4)
+  }
+
   @Test func sharedPoolsWithoutSlotsKeepTheirMinimum() {
     let web = pool {
       $0.slots = 0
@@ -142,6 +156,18 @@ private func starting(_ id: String) -> ObservedInstance { ObservedInstance(id: i
     sick = ObservedInstance(id: "a", state: .unhealthy, failures: 5)
     #expect(decide([sick, ready("b")]).actions == [])
     #expect(decide([sick]).actions == [tooFew])
+  }
+
+  @Test func withReplicasWordAnUnhealthyInstanceIsReplacedSooner() {
+    var sick = ObservedInstance(id: "a", state: .unhealthy, failures: 2)
+    #expect(decide([sick, ready("b")]).actions == [])
+    sick.isSuspected = true
+    #expect(decide([sick, ready("b")]).actions == [.stop(id: "a", reason: "it failed 2 health checks in a row")])
+    sick.failures = 1
+    #expect(decide([sick, ready("b")]).actions == [])
+    sick.failures = 9
+    sick.leases = 1
+    #expect(decide([sick, ready("b")]).actions == [])
   }
 
   @Test func whatADeadLeaderLeftHalfDoneIsFinished() {
