@@ -17,7 +17,9 @@ extension Supervisor {
 
   /// Begins a launch; returns at once. False when there is no place for it, or its host has as many launches as it can
   /// bear: then the pool has to wait.
-  func launch(_ spec: PoolSpec, restart: Restart?, reason: String, for request: LaunchRequest? = nil) -> Bool {
+  func launch(
+    _ spec: PoolSpec, restart: Restart?, replacing old: String? = nil, reason: String, for request: LaunchRequest? = nil
+  ) -> Bool {
     let place: Place?
     do throws(LaunchFailure) {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
@@ -31,6 +33,7 @@ extension Supervisor {
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     var labels = place?.labels ?? [:]
     labels[InstanceRecord.hostLabel] = place?.host ?? configuration.host
+    labels[InstanceRecord.replacesLabel] = old
     var record = InstanceRecord(
       id: id, pool: spec.name, host: place?.address ?? configuration.address, port: 0,
       generation: restart?.generation ?? 1, state: .starting, slots: spec.slots, weight: place?.weight ?? 1,

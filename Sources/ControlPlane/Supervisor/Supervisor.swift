@@ -182,6 +182,7 @@ package actor Supervisor {
     let entry: Managed
     let leases: Int
     let freeSlots: Int?
+    let use: InstanceUse?
   }
 
   private func reconcile() async throws(RedisError) {
@@ -215,10 +216,12 @@ package actor Supervisor {
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
       for action in decision.actions {
-        if case .launch(let restart, let reason) = action {
+        switch action {
+        case .launch(let restart, let reason):
           launches[name, default: []].append(WantedLaunch(restart: restart, reason: reason))
-        } else {
-          await perform(action)
+        case .replace(let id, let reason):
+          if let launch = await replacement(of: id, reason: reason) { launches[name, default: []].append(launch) }
+        default: await perform(action)
         }
       }
       if let declared { await tellWhetherFull(decision, spec: declared, waiting: waiting) }
@@ -235,8 +238,10 @@ package actor Supervisor {
     guard held.count == members.count else {
       throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
     }
+    let uses = try await uses(of: members.map(\.record), pool: pool)
     let looks = zip(members, held).map { entry, leases in
-      Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[entry.record.id])
+      let id = entry.record.id
+      return Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[id], use: uses[id])
     }
     return (looks, figures.waiting)
   }
@@ -250,21 +255,23 @@ package actor Supervisor {
     else {
       var changing = look.entry
       changing.busy = true
-      return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
+      return observe(look.use, of: changing, changing.observed(leases: look.leases, freeSlots: look.freeSlots))
     }
     let isSpent = entry.record.state == .ready && entry.record.slots > 0 && look.freeSlots == nil
     if look.leases > 0 || isSpent { instances[id]?.wasUsed = true }
-    return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
+    return observe(look.use, of: entry, entry.observed(leases: look.leases, freeSlots: look.freeSlots))
   }
 
   func perform(_ action: Action) async {
     switch action {
-    case .launch: break
+    case .launch, .replace: break
     case .drain(let id, let reason):
       guard instances[id]?.apply(.drain, reason: reason) == true else { return }
       logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])
       await save(id)
       bell.ring()
+    case .recycle(let id, let reason):
+      await recycle(id, reason: reason)
     case .stop(let id, let reason):
       noteStop(of: id, reason: reason)
       end(id, reason: reason)
