@@ -16,6 +16,10 @@ enum Client {
     try await run("reconnect_client.py", words, in: deployment.directory, trusting: nil)
   }
 
+  static func launch(_ words: String..., in deployment: Deployment) async throws -> JSON {
+    try await run("launch_client.py", words, in: deployment.directory, trusting: nil)
+  }
+
   static func pyppeteer(_ words: String..., in deployment: Deployment, trusting ca: String? = nil) async throws -> JSON
   {
     try await run("pyppeteer_client.py", words, python: "pyppeteer", in: deployment.directory, trusting: ca)

@@ -33,7 +33,8 @@ final class Deployment {
   var socketURL: String { "ws://127.0.0.1:\(port)" }
 
   /// Starts everything at once; the daemons have to find each other.
-  /// - Parameter configuration: the control plane's configuration file; nil = it has none.
+  /// - Parameter configuration: the control plane's configuration file, where DIRECTORY stands for the deployment's; nil = it
+  ///   has none.
   init(replicas count: Int = 1, configuration: String? = nil) throws {
     for name in ["berth-control", "berth-data"] { _ = try Machine.program(name) }
     directory = try Machine.scratchDirectory("e2e")
@@ -45,7 +46,8 @@ final class Deployment {
     certificate = directory + "/certificate.pem"
     key = directory + "/key.pem"
     if let configuration {
-      try configuration.write(toFile: directory + "/berth.yml", atomically: true, encoding: .utf8)
+      try configuration.replacing("DIRECTORY", with: directory).write(
+        toFile: directory + "/berth.yml", atomically: true, encoding: .utf8)
     }
     try DevelopmentCertificate.write(certificateFile: certificate, keyFile: key)
     redis = try RedisFixture()

@@ -31,6 +31,32 @@ import Testing
     #expect(config["LogConfig"] == ["Type": "json-file", "Config": ["max-size": "10m", "max-file": "1"]])
   }
 
+  @Test func aSessionsOptionsFollowThePools() throws {
+    var options = LaunchOptions()
+    options.arguments = ["--x={id}"]
+    options.timeZone = "Asia/Tokyo"
+    var container = ContainerSpec(image: "berth/chrome")
+    container.arguments = ["--y={id}"]
+    container.environment = ["TZ": "UTC"]
+    let spec = PoolSpec(name: "chrome", kind: .cdp, runtime: .container(container))
+    let host = EngineHost(
+      name: "big", endpoint: try #require(EngineEndpoint("unix:///s")), address: "10.0.0.7", bind: "10.0.0.8",
+      portRange: 1...2)
+    var records: [InstanceRecord] = []
+    for options in [options, nil] {
+      let body = ContainerRequest.body(
+        LaunchPlan(id: "chrome-1", spec: spec, port: 1, host: "big", options: options), container: container,
+        seccomp: nil, owner: "prod", host: host, now: 99)
+      #expect(body["Cmd"] == (options == nil ? ["--y=chrome-1"] : ["--y=chrome-1", "--x={id}"]))
+      let zone: JSON = options == nil ? "TZ=UTC" : "TZ=Asia/Tokyo"
+      #expect(body["Env"]?.array?.contains(zone) == true)
+      // Found again without Redis it is still not for anybody.
+      let found: JSON = ["Id": "c", "Labels": try #require(body["Labels"])]
+      records.append(try #require(ContainerRequest.record(of: found, address: "10.0.0.7")))
+    }
+    #expect(records.map { $0.session == nil } == [false, true])
+  }
+
   @Test func whatIsDeclaredIsAskedFor() throws {
     let body = try body(
       {

@@ -48,7 +48,8 @@ import Testing
     }
     #expect(version?["product"]?.string?.contains("Chrome") == true)
     try await eventually("what it uses is measured") {
-      let counters = try await docker.bench.client.run(Orders(keys: docker.bench.keys).counters(of: record.id))
+      let known = try await docker.bench.client.run(Traffic(keys: docker.bench.keys).counters(of: [record.id]))
+      let counters = known[0].numbers
       return (counters["memoryBytes"] ?? 0) > 10 << 20 && (counters["processes"] ?? 0) > 3
     }
     // Its load is a share of what it may use, not of what the engine's host has.

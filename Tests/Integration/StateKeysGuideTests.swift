@@ -21,6 +21,8 @@ import Testing
       world.leases.acquire(
         world.session("<session>", metadata: ["name": "value"]), holder: "<replica>",
         reserveMilliseconds: nil, queue: false, now: world.now))
+    _ = try world.connection.run(
+      Launches(keys: world.keys).ask(session: "<session>", pool: "chrome", options: LaunchOptions(), now: world.now))
     try world.connection.run(
       Idempotency(keys: world.keys).claim("<key>", request: [], owner: "<session>", now: world.now))
     _ = try world.acquire("waits", queue: true)

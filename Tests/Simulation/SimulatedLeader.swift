@@ -237,7 +237,8 @@ import State
       for action in decision.actions {
         switch action {
         case .launch(let restart, _): wanted[spec.name, default: []].append(Wanted(restart: restart))
-        case .drain(let id, let reason):
+        case .replace(let id, _): scene.problem("\(id) is to be replaced, and no pool of this world is recycled ahead")
+        case .drain(let id, let reason), .recycle(let id, let reason):
           guard entries[id]?.apply(.drain, reason: reason) == true else { continue }
           scene.tell("\(process.name) drains \(id): \(reason)")
           try await save(id)

@@ -28,14 +28,16 @@ final class Delivery: Sendable {
     defer { isSettled.store(true, ordering: .relaxed) }
     do {
       try await writer.write(buffer)
-      try await writer.finish(nil)
-      guard let line else { return }
-      // Writes come to the event loop in the order of these calls, so the last one is known when this comes back.
-      try await loop.submit { line.lastWrite }.get()?.get()
-      if line.wasGoneAtWrite { await undo() }
+      if let line {
+        // Writes come to the event loop in the order of these calls, so the last one is known when this comes back.
+        try await loop.submit { line.lastWrite }.get()?.get()
+        if line.wasGoneAtWrite { await undo() }
+      }
     } catch {
       await undo()
       throw error
     }
+    // With its last byte the client has its answer, and may be gone before the end of it is noted here.
+    try await writer.finish(nil)
   }
 }

@@ -30,6 +30,7 @@ extension Handlers {
     let spec: PoolSpec
     let limits: SessionLimits.Resolved
     let metadata: [String: String]
+    let launch: LaunchOptions?
     let deadline: Int
     /// The client's key, and the body that it is for.
     let key: IdempotencyKey?
@@ -61,8 +62,9 @@ extension Handlers {
     } catch {
       throw Refusal(400, error.description)
     }
+    if let refusal = request.launch.flatMap(spec.refusal(of:)) { throw Refusal(400, refusal) }
     return Creation(
-      id: Self.newID(), spec: spec, limits: limits, metadata: request.metadata,
+      id: Self.newID(), spec: spec, limits: limits, metadata: request.metadata, launch: request.launch,
       deadline: clock() + spec.queue.timeoutMilliseconds, key: key, body: body)
   }
 
@@ -87,12 +89,17 @@ extension Handlers {
     let now = clock()
     // Sessions of connections count too; those beyond the limit are refused by the pools' own maxima.
     guard try await run(leases.count()) < configuration.maxSessions else { throw tooMany() }
-    let record = SessionRecord(
+    var record = SessionRecord(
       id: creation.id, pool: creation.spec.name, origin: .rest, url: url(of: creation.id), createdAt: now,
       expiresAt: now + creation.limits.hardMilliseconds, idleLimitMilliseconds: creation.limits.idleMilliseconds,
       graceMilliseconds: creation.limits.graceMilliseconds, metadata: creation.metadata)
-    let grant = try await run(
-      leases.acquire(record, holder: nil, reserveMilliseconds: nil, queue: true, now: now))
+    record.launch = creation.launch
+    let grant: Grant
+    if let options = creation.launch {
+      grant = try await acquireTailored(record, options, spec: creation.spec, now: now)
+    } else {
+      grant = try await run(leases.acquire(record, holder: nil, reserveMilliseconds: nil, queue: true, now: now))
+    }
     switch grant {
     case .granted(let session):
       // Others may have come at the same time as this one: the limit holds for all of them together.
@@ -160,6 +167,30 @@ extension Handlers {
     }
   }
 
+  /// Asks for an instance that is launched for this session, and takes it when it is there.
+  private func acquireTailored(
+    _ record: SessionRecord, _ options: LaunchOptions, spec: PoolSpec, now: Int
+  ) async throws(Refusal) -> Grant {
+    switch try await run(launches.ask(session: record.id, pool: spec.name, options: options, now: now)) {
+    case .waiting(let position): return .queued(position: position)
+    case .full(let waiting): return .queueFull(waiting: waiting)
+    case .unknown: return .unknown
+    case .failed(let reason):
+      throw Refusal(502, "a browser with these launch options does not start: \(reason)")
+    case .ready(let instance):
+      let grant = try await run(
+        leases.acquire(
+          record, instance: instance, holder: nil, reserveMilliseconds: nil, queue: false, now: now))
+      switch grant {
+      case .granted:
+        try await run(launches.withdraw(session: record.id, pool: spec.name))
+        return grant
+      // It ended in this moment, and another one will be launched.
+      case .busy, .unknown, .queued, .queueFull: return .busy
+      }
+    }
+  }
+
   // MARK: The idempotency key
 
   /// Takes the client's key for this create; the answer when an earlier one was carried out.
@@ -205,6 +236,9 @@ extension Handlers {
     do throws(RedisError) {
       // Out of the queue first: a session that is granted after that cannot come of this ticket.
       try await redis.run(leases.cancelWaiting(session: creation.id, pool: creation.spec.name))
+      if creation.launch != nil {
+        try await redis.run(launches.withdraw(session: creation.id, pool: creation.spec.name))
+      }
       try await redis.run(leases.end(session: creation.id, reason: "the client has gone", now: clock()))
       // Last: the next create with this key makes a session of its own.
       if let key = creation.key { try await redis.run(idempotency.release(key.text, owner: creation.id)) }

@@ -25,6 +25,7 @@ extension Handlers {
       "instance": .string(record.instance), "state": .string(view.state.rawValue),
       "origin": .string(record.origin.rawValue),
     ]
+    if let launch = record.launch { object["launch"] = launch.json }
     Self.add(record.metadata, to: &object)
     return Answer(.object(object))
   }

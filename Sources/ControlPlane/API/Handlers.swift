@@ -48,6 +48,7 @@ package struct Handlers: Sendable {
   let bell: WakeBell
   let logger: Logger
   let leases: Leases
+  let launches: Launches
   let idempotency: Idempotency
   let clock: @Sendable () -> Int
 
@@ -63,6 +64,7 @@ package struct Handlers: Sendable {
     self.logger = logger
     self.clock = clock
     leases = Leases(keys: keys)
+    launches = Launches(keys: keys)
     idempotency = Idempotency(keys: keys)
   }
 
@@ -176,11 +178,17 @@ package struct Handlers: Sendable {
   /// The record, and what its processes use by the last measurement.
   private func describe(_ record: InstanceRecord) async throws(Refusal) -> JSON {
     guard var object = record.json.object else { return record.json }
-    let counters = try await run(Orders(keys: keys).counters(of: record.id))
+    let known = try await run(Traffic(keys: keys).counters(of: [record.id])).first ?? InstanceCounters()
+    let counters = known.numbers
     object["sessions"] = .int(try await run(Orders(keys: keys).sessions(of: record.id)))
     object["uses"] = .int(counters["sessions"] ?? 0)
+    for name in ["requests", "errors"] { object[name] = .int(counters[name] ?? 0) }
+    object["active"] = known.active(generation: record.generation).map { .int($0) } ?? .null
     for name in ["cpuMilliseconds", "memoryBytes", "processes"] {
       object[name] = counters[name].map { .int($0) } ?? .null
+    }
+    for name in [InstanceRecord.reasonLabel, InstanceRecord.recyclingLabel, InstanceRecord.replacesLabel] {
+      if let text = record.labels[name] { object[name] = .string(text) }
     }
     return .object(object)
   }

@@ -1,7 +1,7 @@
 // What clients may say about a session: the body of a create and of a keepalive, the idempotency key, and the settings of
 // a search. Read here, judged by the pool's limits in Handlers+Create.swift.
 import JSON
-import Routing
+package import Routing
 
 /// A field of a body.
 typealias NamedField = (name: String, value: JSON)
@@ -15,6 +15,8 @@ package struct SessionRequest: Sendable, Equatable {
   /// nil = it stays to its limits, whether it has sockets or not.
   package var grace: Int?
   package var metadata: [String: String] = [:]
+  /// nil = any browser of the pool will do.
+  package var launch: LaunchOptions?
 
   /// Metadata is kept in Redis and shown in lists, so it is kept small.
   package static let maximumMetadataFields = 50
@@ -30,9 +32,22 @@ package struct SessionRequest: Sendable, Equatable {
       case "idleTimeout": idleTimeout = try Self.milliseconds(field)
       case "grace": grace = try Self.milliseconds(field)
       case "metadata": metadata = try Self.metadata(field.value)
+      case "launch": launch = try Self.launch(field.value)
       default:
-        throw Refusal(400, "unknown field \"\(field.name)\"; known are pool, timeout, idleTimeout, grace, metadata")
+        throw Refusal(
+          400, "unknown field \"\(field.name)\"; known are pool, timeout, idleTimeout, grace, metadata, launch")
       }
+    }
+  }
+
+  /// The options of a launch; none when nothing is asked for.
+  private static func launch(_ value: JSON) throws(Refusal) -> LaunchOptions? {
+    do {
+      var fields = try Fields(value, of: "launch")
+      let options = try LaunchOptions(&fields)
+      return options.isEmpty ? nil : options
+    } catch {
+      throw Refusal(400, error.description)
     }
   }
 

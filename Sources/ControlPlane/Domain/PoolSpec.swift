@@ -26,6 +26,9 @@ package struct PoolSpec: Sendable, Equatable {
   package var scaling: ScalingPolicy
   package var health: HealthPolicy
   package var restart: RestartPolicy
+  /// What clients may ask of their instances.
+  package var launches = LaunchPolicy()
+  package var recycling = RecyclePolicy()
   /// How replicas spread requests over the instances.
   package var balancing = PoolBalancing()
 
@@ -79,6 +82,7 @@ package struct PoolSpec: Sendable, Equatable {
     }
     if slots > 0, scaling.targetActive > 0 { return "targetActive is for slots 0: this pool is scaled by its slots" }
     if slots == 0, recycleAfterSessions > 0 { return "recycleAfterSessions needs sessions, but slots is 0" }
+    if let contradiction = recycling.contradiction(max: max) { return contradiction }
     if sessions.hardMaximumMilliseconds > 0, sessions.hardMaximumMilliseconds < sessions.hardMilliseconds {
       return
         "hardLimitMaximumMilliseconds (\(sessions.hardMaximumMilliseconds)) is shorter than hardLimitMilliseconds (\(sessions.hardMilliseconds))"

@@ -26,6 +26,15 @@ package struct ObservedInstance: Sendable, Equatable {
   package var order: InstanceOrder?
   /// Whether the supervisor is already busy with a command for it; such an instance is left alone.
   package var busy: Bool
+  package var wear = Wear()
+  /// Why it is to be replaced, once that was decided.
+  package var recycling: String?
+  /// The instance that it was started to replace.
+  package var replaces: String?
+  /// Since when it gets no more clients, Unix milliseconds.
+  package var drainingSince: Int?
+  /// Replicas that may still send requests to it, or have some under way; for instances that drain.
+  package var replicasUsing = 0
 
   package init(
     id: String, state: InstanceState, generation: Int = 1, startedAt: Int = 0, leases: Int = 0, freeSlots: Int? = nil,
@@ -95,6 +104,10 @@ package struct PoolObservation: Sendable, Equatable {
 package enum Action: Sendable, Equatable {
   /// Start an instance; nil = a new one, else one that an operator restarted.
   case launch(Restart?, reason: String)
+  /// Start an instance that takes the place of this one.
+  case replace(id: String, reason: String)
+  /// No more clients for it, as it is worn; its replacement is ready, or there will be none before it is gone.
+  case recycle(id: String, reason: String)
   /// No more clients for it.
   case drain(id: String, reason: String)
   /// End its process.
@@ -105,8 +118,15 @@ package enum Action: Sendable, Equatable {
   /// The instance that this takes out of service; nil for a launch.
   package var instance: String? {
     switch self {
-    case .launch: nil
-    case .drain(let id, _), .stop(let id, _), .remove(let id, _): id
+    case .launch, .replace: nil
+    case .drain(let id, _), .stop(let id, _), .remove(let id, _), .recycle(let id, _): id
+    }
+  }
+
+  package var isLaunch: Bool {
+    switch self {
+    case .launch, .replace: true
+    case .drain, .stop, .remove, .recycle: false
     }
   }
 }

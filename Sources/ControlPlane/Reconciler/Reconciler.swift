@@ -17,22 +17,29 @@ package enum Reconciler {
     var decision = Decision(actions: [], memory: observed.memory)
     decision.memory.surplusSince = nil
     for instance in observed.instances {
-      if let action = duty(to: instance, spec: spec) { decision.actions.append(action) }
+      if let action = duty(to: instance, spec: spec, now: now, into: &decision) { decision.actions.append(action) }
     }
     guard let spec else { return decision }
 
     decision.memory.demand.look(at: observed.instances, spec: spec, now: now)
-    let census = Census(observed.instances, spec: spec, leaving: Set(decision.actions.compactMap(\.instance)))
+    let stand = Recycling.Stand(observed.instances)
+    let census = Census(
+      observed.instances, spec: spec,
+      leaving: Set(decision.actions.compactMap(\.instance)).union(stand.successors.keys))
     let need = Scaler.need(spec: spec, observed: observed, memory: decision.memory, census: census)
     Scaler.scaleDown(spec: spec, observed: observed, census: census, need: need, now: now, into: &decision)
     Scaler.scaleUp(
       spec: spec, observed: observed, census: census, need: need, launchBudget: launchBudget, now: now,
       into: &decision)
+    Recycling.decide(
+      spec: spec, observed: observed, stand: stand, launchBudget: launchBudget, now: now, into: &decision)
     return decision
   }
 
   /// What must be done about one instance whatever the rest of the pool looks like.
-  private static func duty(to instance: ObservedInstance, spec: PoolSpec?) -> Action? {
+  private static func duty(
+    to instance: ObservedInstance, spec: PoolSpec?, now: Int, into decision: inout Decision
+  ) -> Action? {
     guard !instance.busy else { return nil }
     if let exited = instance.exited { return .remove(id: instance.id, reason: exited) }
     let held = instance.leases > 0
@@ -59,7 +66,12 @@ package enum Reconciler {
       }
       return nil
     case .draining:
-      return held ? nil : .stop(id: instance.id, reason: "it is drained")
+      switch Recycling.drain(of: instance, spec: spec, now: now) {
+      case .isOver(let reason): return .stop(id: instance.id, reason: reason)
+      case .goesOn(let time):
+        if let time { decision.lookAgain(at: time) }
+        return nil
+      }
     case .stopping:
       // Again by a new leader, when the one that began has died.
       return .stop(id: instance.id, reason: "its stop was not finished")

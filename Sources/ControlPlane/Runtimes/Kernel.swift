@@ -133,6 +133,12 @@ package enum Kernel {
     guard result == 0 else { throw KernelError(call: "remove \(path)", code: -result) }
   }
 
+  /// Copies what is in a directory into another one, without symbolic links and without a browser's locks.
+  static func copyTree(_ path: String, into target: String) throws(KernelError) {
+    let result = unsafe clinux_copy_tree(path, target)
+    guard result == 0 else { throw KernelError(call: "copy \(path)", code: -result) }
+  }
+
   /// A path that does not depend on the working directory and has no symbolic link in it; nil when there is no such file.
   package static func absolutePath(_ path: String) -> String? {
     guard let resolved = unsafe realpath(path, nil) else { return nil }

@@ -89,12 +89,14 @@ package final class ProcessRuntime: Runtime {
     let file = try program(of: plan.spec).get()
     let directory = directory(of: plan.id)
     let (arguments, environment) = words(for: plan, file: file, directory: directory)
+    let snapshot = try snapshot(of: plan)
     let identity: ProcessIdentity
     do {
       identity = try await pool.run { () throws(KernelError) -> ProcessIdentity in
         // What an instance of this name left behind is not for this one.
         try self.removeDirectory(of: plan.id)
         try Kernel.makeDirectory(directory + "/profile")
+        if let snapshot { try Kernel.copyTree(snapshot, into: directory + "/profile") }
         try Kernel.makeDirectory(directory + "/tmp")
         let temporary = self.temporaryPath(of: plan.id)
         if temporary.isLink { try Kernel.link(temporary.path, to: directory + "/tmp") }
@@ -115,6 +117,15 @@ package final class ProcessRuntime: Runtime {
     return .process(identity)
   }
 
+  /// The directory of the profile that a session asked for.
+  private func snapshot(of plan: LaunchPlan) throws(LaunchFailure) -> String? {
+    guard let name = plan.options?.snapshot else { return nil }
+    guard let root = plan.spec.launches.snapshots, Kernel.list("\(root)/\(name)") != nil else {
+      throw LaunchFailure(.other, "pool \(plan.spec.name) has no snapshot \"\(name)\"")
+    }
+    return "\(root)/\(name)"
+  }
+
   private func words(for plan: LaunchPlan, file: String, directory: String) -> ([String], [String]) {
     let process = process(of: plan.spec)
     func expand(_ text: String) -> String {
@@ -125,10 +136,13 @@ package final class ProcessRuntime: Runtime {
       arguments = Chrome.arguments(file: file, port: plan.port, directory: directory, isRoot: Kernel.isRoot)
     }
     arguments += process.arguments.map(expand)
+    // As a client wrote them: placeholders are the operator's.
+    arguments += plan.options?.chromeArguments ?? []
     var variables = passedOn
     variables["HOME"] = directory
     variables["TMPDIR"] = temporaryPath(of: plan.id).path
     for (name, value) in process.environment { variables[name] = expand(value) }
+    for (name, value) in plan.options?.environment ?? [:] { variables[name] = value }
     variables[Self.instanceVariable] = plan.id
     variables[Self.generationVariable] = String(plan.generation)
     variables[Self.stateVariable] = state

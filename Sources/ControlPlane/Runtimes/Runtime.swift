@@ -43,8 +43,13 @@ package struct LaunchPlan: Sendable {
   package var generation: Int
   /// The host that it was placed on; empty = this one.
   package var host: String
+  /// What the session asked for that it is launched for.
+  package var options: LaunchOptions?
 
-  package init(id: String, spec: PoolSpec, port: Int, generation: Int = 1, host: String = "") {
+  package init(
+    id: String, spec: PoolSpec, port: Int, generation: Int = 1, host: String = "", options: LaunchOptions? = nil
+  ) {
+    self.options = options
     self.id = id
     self.spec = spec
     self.port = port

@@ -50,6 +50,7 @@ extension ControlSettings {
       try number("spare", \.spare, in: 0...10_000)
     }
     try number("recycleAfterSessions", \.recycleAfterSessions, in: 0...1_000_000_000)
+    try readRecycling(&spec, &file)
     try number("hardLimitMilliseconds", \.sessions.hardMilliseconds, in: SessionLimits.shortestMilliseconds...30 * day)
     try number("hardLimitMaximumMilliseconds", \.sessions.hardMaximumMilliseconds, in: 0...30 * day)
     try number("graceMaximumMilliseconds", \.sessions.graceMaximumMilliseconds, in: 0...day)
@@ -83,6 +84,7 @@ extension ControlSettings {
       }
       spec.health.path = value.text
     }
+    spec.launches = try Self.launchPolicy(&file, runtime)
     var record = spec.record
     try file?.record { (fields: inout Fields) throws(RecordError) in
       try record.readBalancing(&fields)

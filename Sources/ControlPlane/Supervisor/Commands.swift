@@ -42,16 +42,6 @@ package struct Orders: Sendable {
     }
   }
 
-  /// The numbers that are kept of an instance.
-  package func counters(of instance: String) -> Command<[String: Int]> {
-    Command(.words(["HGETALL", keys.counters(instance: instance)]), mayRepeat: true) {
-      (reply: Reply) throws(StateError) -> [String: Int] in
-      var counters: [String: Int] = [:]
-      for (name, value) in try reply.pairs(of: "counters") { counters[name] = try? value.int(of: name) }
-      return counters
-    }
-  }
-
   /// Slots of an instance that clients hold.
   package func sessions(of instance: String) -> Command<Int> {
     Command(.words(["ZCARD", keys.instanceSessions(instance: instance)]), mayRepeat: true) {

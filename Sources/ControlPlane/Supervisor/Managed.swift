@@ -18,8 +18,13 @@ struct Managed: Sendable {
   /// Why its process is to be considered gone although nobody saw it end.
   var lost: String?
   var order: InstanceOrder?
+  /// What the session asked for that it is launched for.
+  var options: LaunchOptions?
   /// A client had it at some time: after Redis lost its data it must not be given to another.
   var wasUsed = false
+  /// Since when it gets no more clients, Unix milliseconds, as far as this leader knows.
+  var drainingSince: Int?
+  var requestRate = RequestRate()
   /// When this control plane began to launch it.
   var launchBegan: ContinuousClock.Instant?
   /// Until when it is left alone, so that replicas can put back the sessions that Redis has lost.
@@ -44,6 +49,7 @@ struct Managed: Sendable {
     self.token = token
     self.record = record
     lifecycle = InstanceLifecycle(record.state)
+    if record.state == .draining { drainingSince = Clock.unixMilliseconds }
     if record.state == .unhealthy { health = InstanceHealth(cause: schedule.deepest) }
     self.schedule = schedule
   }
@@ -67,6 +73,8 @@ struct Managed: Sendable {
   mutating func apply(_ event: InstanceLifecycle.Event, reason: String) -> Bool {
     guard lifecycle.apply(event), let state = lifecycle.state else { return false }
     record.state = state
+    record.labels[InstanceRecord.reasonLabel] = state == .ready ? nil : reason
+    if event == .drain { drainingSince = Clock.unixMilliseconds }
     self.reason = reason
     // One without a port has never been on record.
     if record.port > 0 { isUnsaved = true }
@@ -78,6 +86,8 @@ struct Managed: Sendable {
 struct PoolMemory: Sendable {
   var history = RestartHistory()
   var restarts: [Restart] = []
+  /// Whether it was told that no more instances with options may be launched.
+  var isTailoredFull = false
   var scaling = ScalingMemory()
   /// Whether it was said that `max` keeps clients waiting.
   var isFull = false

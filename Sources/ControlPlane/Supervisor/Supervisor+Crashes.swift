@@ -31,7 +31,8 @@ extension Supervisor {
 
   /// An instance ended that nobody had told to.
   func noteExit(of entry: Managed, _ exit: InstanceExit) {
-    guard let spec = spec(of: entry.record.pool) else { return }
+    // What a client asked for may be what a browser dies of; the pool is not to blame.
+    guard let spec = spec(of: entry.record.pool), entry.record.session == nil else { return }
     var history = pools[spec.name]?.history ?? RestartHistory()
     let before = history.failures
     // Goodbye with status 0 is a client's doing, if there was one.

@@ -17,7 +17,9 @@ extension Supervisor {
 
   /// Begins a launch; returns at once. False when there is no place for it, or its host has as many launches as it can
   /// bear: then the pool has to wait.
-  func launch(_ spec: PoolSpec, restart: Restart?, reason: String) -> Bool {
+  func launch(
+    _ spec: PoolSpec, restart: Restart?, replacing old: String? = nil, reason: String, for request: LaunchRequest? = nil
+  ) -> Bool {
     let place: Place?
     do throws(LaunchFailure) {
       place = try runtime.place(spec, again: restart?.id, among: instances.values.map(\.record))
@@ -31,12 +33,15 @@ extension Supervisor {
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     var labels = place?.labels ?? [:]
     labels[InstanceRecord.hostLabel] = place?.host ?? configuration.host
-    let record = InstanceRecord(
+    labels[InstanceRecord.replacesLabel] = old
+    var record = InstanceRecord(
       id: id, pool: spec.name, host: place?.address ?? configuration.address, port: 0,
       generation: restart?.generation ?? 1, state: .starting, slots: spec.slots, weight: place?.weight ?? 1,
       startedAt: Clock.unixMilliseconds, labels: labels)
+    record.session = request?.session
     insert(record)
     instances[id]?.busy = true
+    instances[id]?.options = request?.options
     instances[id]?.reason = reason
     instances[id]?.launchBegan = .now
     guard let token = instances[id]?.token else { return true }
@@ -151,7 +156,7 @@ extension Supervisor {
       launched = try await runtime.launch(
         LaunchPlan(
           id: id, spec: spec, port: port, generation: saved.record.generation,
-          host: saved.record.labels[InstanceRecord.hostLabel] ?? ""))
+          host: saved.record.labels[InstanceRecord.hostLabel] ?? "", options: saved.options))
     } catch {
       return .failed(error)
     }
@@ -215,7 +220,7 @@ extension Supervisor {
       notYet = error.description
     }
     guard entry(id, token) != nil, instances[id]?.apply(.answered, reason: "") == true else { return .notOurs }
-    if notYet == nil, let entry = instances[id] { measureLaunch(of: entry, spec: spec) }
+    if notYet == nil, let entry = instances[id], entry.record.session == nil { measureLaunch(of: entry, spec: spec) }
     // Nobody hears of the state in between, as it is not saved.
     if let notYet { _ = instances[id]?.apply(.failed, reason: notYet) }
     instances[id]?.record.browser = browser
@@ -245,8 +250,12 @@ extension Supervisor {
 
   /// A launch has failed: everything of it goes, and the pool waits a little before the next one.
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ failure: LaunchFailure) async {
-    guard entry(id, token) != nil else { return }
-    failed(spec, id: id, failure)
+    guard let record = entry(id, token)?.record else { return }
+    if let session = record.session {
+      await failed(session, spec, id: id, failure.description)
+    } else {
+      failed(spec, id: id, failure)
+    }
     let reason = "its launch failed: " + failure.description
     // Its time may have run out while this process stood still, and another leader made it ready.
     guard await announceStop(id, token: token, reason: reason), let record = entry(id, token)?.record else { return }

@@ -9,7 +9,9 @@ import Runtimes
 
 /// A launch that the reconciler wants.
 struct WantedLaunch: Sendable {
-  let restart: Restart?
+  var restart: Restart?
+  /// The instance whose place it takes.
+  var replaces: String?
   let reason: String
 }
 
@@ -37,7 +39,7 @@ extension Supervisor {
     var left = wanted
     while let name = turns.next() {
       guard let spec = spec(of: name), let next = left[name]?.removeFirst() else { return }
-      if !launch(spec, restart: next.restart, reason: next.reason) { turns.refuse(name) }
+      if !launch(spec, restart: next.restart, replacing: next.replaces, reason: next.reason) { turns.refuse(name) }
     }
   }
 

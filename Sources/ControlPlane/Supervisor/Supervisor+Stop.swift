@@ -1,5 +1,5 @@
 // An instance's end: no more clients → process → record → port, in this order, so that at no point a port is free whose
-// process runs, or a process runs that nobody knows of.
+// process runs, or a process runs that nobody knows of. Before its process ends, every replica has let go of it.
 import Domain
 import Logging
 import Posix
@@ -16,9 +16,14 @@ extension Supervisor {
     instances[id]?.busy = true
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
-      guard await self.announceStop(id, token: entry.token, reason: reason),
-        let record = self.instances[id]?.record
-      else { return }
+      // It may be off the record by now, and must not come back.
+      if entry.removalBegan {
+        self.instances[id]?.isUnsaved = false
+      } else {
+        guard await self.announceStop(id, token: entry.token, reason: reason) else { return }
+      }
+      guard let record = self.instances[id]?.record, self.instances[id]?.token == entry.token else { return }
+      if entry.exited == nil, entry.lost == nil { await self.waitUntilUnused(entry, stopping: record) }
       await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
     }
   }
@@ -84,7 +89,8 @@ extension Supervisor {
       }
       return
     }
-    if entry.order?.kind == .restart {
+    // One that was launched for a session would come back as anybody's.
+    if entry.order?.kind == .restart || comesBack(entry, spec: spec), record.session == nil {
       pools[record.pool, default: PoolMemory()].restarts.append(Restart(id: id, generation: record.generation + 1))
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])

@@ -72,7 +72,7 @@ package actor Supervisor {
   var upkeep = Upkeep()
   var gate = GateKeeper()
   private var lookAgainAt: Int?
-  private var isStopping = false
+  private(set) var isStopping = false
   private var trouble: String?
 
   package init(
@@ -182,10 +182,12 @@ package actor Supervisor {
     let entry: Managed
     let leases: Int
     let freeSlots: Int?
+    let use: InstanceUse?
   }
 
   private func reconcile() async throws(RedisError) {
     let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
+    let requests = try await readLaunchRequests()
     var looks: [String: ([Look], waiting: Int)] = [:]
     for name in names { looks[name] = try await look(at: name) }
     // Asked last: when Redis still has an instance now, it had not lost its data when it was asked about its slots. An
@@ -195,27 +197,34 @@ package actor Supervisor {
     var launches: [String: [WantedLaunch]] = [:]
     for name in names.sorted() {
       guard let (looks, waiting) = looks[name] else { continue }
-      let spec = spec(of: name)
-      if let spec { noteSurvivors(of: spec, now: Clock.unixMilliseconds) }
+      let declared = spec(of: name)
+      if let declared { noteSurvivors(of: declared, now: Clock.unixMilliseconds) }
+      let observed = looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) }
+      let isTailored = Set(looks.map(\.entry.record).filter { $0.session != nil }.map(\.id))
+      let spec = await tailor(
+        declared, requests[name] ?? [], observed: observed.filter { isTailored.contains($0.id) },
+        others: observed.count - isTailored.count)
       let memory = pools[name] ?? PoolMemory()
       let decision = Reconciler.decide(
         spec: spec,
         observed: PoolObservation(
-          instances: looks.map { observe($0, isRegistered: registered.contains($0.entry.record.id)) },
+          instances: observed.filter { !isTailored.contains($0.id) },
           // While nobody gets a slot, who waits is no sign that there are too few.
-          waiting: gate.isWaiting ? 0 : waiting,
-          history: memory.history, restarts: memory.restarts, memory: memory.scaling),
+          waiting: gate.isWaiting ? 0 : waiting, history: memory.history, restarts: memory.restarts,
+          memory: memory.scaling),
         launchBudget: launchBudget, now: Clock.unixMilliseconds)
       pools[name, default: PoolMemory()].scaling = decision.memory
       if let again = decision.lookAgainAt { lookAgainAt = min(lookAgainAt ?? again, again) }
       for action in decision.actions {
-        if case .launch(let restart, let reason) = action {
+        switch action {
+        case .launch(let restart, let reason):
           launches[name, default: []].append(WantedLaunch(restart: restart, reason: reason))
-        } else {
-          await perform(action)
+        case .replace(let id, let reason):
+          if let launch = await replacement(of: id, reason: reason) { launches[name, default: []].append(launch) }
+        default: await perform(action)
         }
       }
-      if let spec { await tellWhetherFull(decision, spec: spec, waiting: waiting) }
+      if let declared { await tellWhetherFull(decision, spec: declared, waiting: waiting) }
     }
     if !isStopping { launchInTurn(launches) }
   }
@@ -229,8 +238,10 @@ package actor Supervisor {
     guard held.count == members.count else {
       throw .state(StateError("instances.leases: \(members.count) counts were expected, \(held.count) came"))
     }
+    let uses = try await uses(of: members.map(\.record), pool: pool)
     let looks = zip(members, held).map { entry, leases in
-      Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[entry.record.id])
+      let id = entry.record.id
+      return Look(entry: entry, leases: leases, freeSlots: figures.freeSlots[id], use: uses[id])
     }
     return (looks, figures.waiting)
   }
@@ -244,21 +255,23 @@ package actor Supervisor {
     else {
       var changing = look.entry
       changing.busy = true
-      return changing.observed(leases: look.leases, freeSlots: look.freeSlots)
+      return observe(look.use, of: changing, changing.observed(leases: look.leases, freeSlots: look.freeSlots))
     }
     let isSpent = entry.record.state == .ready && entry.record.slots > 0 && look.freeSlots == nil
     if look.leases > 0 || isSpent { instances[id]?.wasUsed = true }
-    return entry.observed(leases: look.leases, freeSlots: look.freeSlots)
+    return observe(look.use, of: entry, entry.observed(leases: look.leases, freeSlots: look.freeSlots))
   }
 
-  private func perform(_ action: Action) async {
+  func perform(_ action: Action) async {
     switch action {
-    case .launch: break
+    case .launch, .replace: break
     case .drain(let id, let reason):
       guard instances[id]?.apply(.drain, reason: reason) == true else { return }
       logger.info("instance drains", metadata: ["instance": "\(id)", "reason": "\(reason)"])
       await save(id)
       bell.ring()
+    case .recycle(let id, let reason):
+      await recycle(id, reason: reason)
     case .stop(let id, let reason):
       noteStop(of: id, reason: reason)
       end(id, reason: reason)

@@ -191,7 +191,7 @@ struct CompiledTable: ~Copyable {
         route.replacement = store(String(replacement.hasSuffix("/") ? replacement.dropLast() : replacement[...]))
       }
       route.requestRemoved = store(
-        HeaderLines.removed(record.requestHeaders.remove + Self.dropped(table.pools[record.pool])))
+        HeaderLines.removed(record.requestHeaders.remove + Self.dropped(record, table.pools[record.pool])))
       route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
       route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
       route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
@@ -214,9 +214,10 @@ struct CompiledTable: ~Copyable {
     self.text = FixedArray(text)
   }
 
-  /// Fields that no request to a browser brings: compressed frames could not be followed, and cost more than they save.
-  private static func dropped(_ pool: PoolRecord?) -> [String] {
-    pool?.kind == .cdp ? ["Sec-WebSocket-Extensions"] : []
+  /// Fields that do not go on because compressed answers could not be read: those of browsers, whose frames cost more to
+  /// compress than that saves, and those that name new jobs.
+  private static func dropped(_ route: RouteRecord, _ pool: PoolRecord?) -> [String] {
+    (pool?.kind == .cdp ? ["Sec-WebSocket-Extensions"] : []) + (route.jobAffinity ? ["Accept-Encoding"] : [])
   }
 
   func free() {

@@ -84,6 +84,7 @@ extension Worker {
           case .bytes(let more):
             filled += more
             precondition(filled < capacity, "plaintext is never longer than its ciphertext and one record")
+            if !tls.mayGiveMore(window) { break reading }
           case .wantRead: break reading
           case .closed:
             s.slab[fd].inputEnded = true

@@ -84,41 +84,6 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     return isIPv6 ? (half(2), half(4)) : (0, 0xFFFF_0000_0000 | UInt64(UInt32(bigEndian: storage[1])))
   }
 
-  /// Writes the address without its port as text into 46 bytes (INET6_ADDRSTRLEN); returns how many it took. An
-  /// IPv4-mapped address is written as the IPv4 one that it is.
-  package func writeHost(into text: inout InlineArray<46, UInt8>) -> Int {
-    let (high, low) = number
-    guard high == 0, low >> 32 == 0xFFFF else {
-      var copy = storage
-      return unsafe withUnsafeBytes(of: &copy) { bytes in
-        unsafe withUnsafeMutableBytes(of: &text) { text in
-          let room = unsafe text.baseAddress!.assumingMemoryBound(to: CChar.self)
-          let written = unsafe inet_ntop(AF_INET6, bytes.baseAddress! + 8, room, socklen_t(text.count))
-          return unsafe written == nil ? 0 : strlen(room)
-        }
-      }
-    }
-    var count = 0
-    for index in 0..<4 {
-      if index > 0 {
-        text[count] = UInt8(ascii: ".")
-        count += 1
-      }
-      let value = UInt8(truncatingIfNeeded: low >> UInt64(24 - 8 * index))
-      if value >= 100 {
-        text[count] = 0x30 + value / 100
-        count += 1
-      }
-      if value >= 10 {
-        text[count] = 0x30 + value / 10 % 10
-        count += 1
-      }
-      text[count] = 0x30 + value % 10
-      count += 1
-    }
-    return count
-  }
-
   mutating func withMutablePointer<R>(_ body: (UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<UInt32>) -> R)
     -> R
   {

@@ -27,6 +27,8 @@ package struct InstanceRecord: Sendable, Equatable {
   package var pid: Int?
   package var pidStart: Int?
   package var labels: [String: String]
+  /// The session that it was launched for: nobody else gets it; nil = it is anybody's.
+  package var session: String?
 
   package static let weights = 0...256
 
@@ -64,6 +66,7 @@ package struct InstanceRecord: Sendable, Equatable {
       weight: try fields.int("weight", in: Self.weights, or: 1),
       startedAt: try fields.int("startedAt", in: 0...Int.max, or: 0), browser: try fields.optionalString("browser"),
       pid: fields.json("pid")?.int, pidStart: fields.json("pidStart")?.int, labels: try fields.strings("labels"))
+    session = try fields.optionalString("session")
     try fields.finish()
     guard self.id == id else { throw fields.error("id", "says \"\(self.id)\"") }
   }
@@ -78,6 +81,7 @@ package struct InstanceRecord: Sendable, Equatable {
     object.set("browser", browser)
     if let pid { object["pid"] = .int(pid) }
     if let pidStart { object["pidStart"] = .int(pidStart) }
+    object.set("session", session)
     if !labels.isEmpty { object["labels"] = .object(JSONObject(sorting: labels)) }
     return .object(object)
   }

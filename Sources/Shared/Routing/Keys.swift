@@ -33,6 +33,9 @@ package struct Keys: Sendable, Equatable {
   package func instanceSessions(instance: String) -> String { "\(prefix)instance:\(instance):sessions" }
   /// What a session's metadata is found by, so that it goes with the session.
   package func leaseMetadata(session: String) -> String { "\(prefix)lease:\(session):metadata" }
+  /// A session that asks for an instance of its own with options, and those of a pool by arrival.
+  package func launch(session: String) -> String { "\(prefix)launch:\(session)" }
+  package func launches(pool: String) -> String { "\(prefix)pool:\(pool):launches" }
   /// The sessions with this metadata; `field` is `name=value`.
   package func metadata(_ field: String) -> String { "\(prefix)metadata:\(field)" }
   /// Sessions that have ended lately: nobody puts them back after a loss of data.

@@ -25,6 +25,8 @@ package struct SessionRecord: Sendable, Equatable {
   /// connection that says nothing ends with its last socket.
   package var graceMilliseconds: Int?
   package var metadata: [String: String]
+  /// What its browser was launched with, where that is not the pool's own.
+  package var launch: LaunchOptions?
 
   package init(
     id: String, pool: String, origin: Origin, instance: String = "", host: String = "", port: Int = 0,
@@ -57,6 +59,7 @@ package struct SessionRecord: Sendable, Equatable {
       idleLimitMilliseconds: try fields.int("idleLimitMilliseconds", in: 0...Int.max, or: 0),
       graceMilliseconds: try fields.optionalInt("graceMilliseconds", in: 0...Int.max),
       metadata: try fields.strings("metadata"))
+    if var section = try fields.section("launch") { launch = try LaunchOptions(&section) }
     try fields.finish()
     guard self.id == id else { throw RecordError("session \"\(id)\": \"sessionId\" says \"\(self.id)\"") }
   }
@@ -93,6 +96,7 @@ package struct SessionRecord: Sendable, Equatable {
     object["expiresAt"] = .int(expiresAt)
     object["idleLimitMilliseconds"] = .int(idleLimitMilliseconds)
     if let graceMilliseconds { object["graceMilliseconds"] = .int(graceMilliseconds) }
+    if let launch { object["launch"] = launch.json }
     if !metadata.isEmpty { object["metadata"] = .object(JSONObject(sorting: metadata)) }
     return .object(object)
   }

@@ -113,6 +113,11 @@ extension Leases {
         leave(t.pool, t.id)
         return {'unknown'}
       end
+      if instance and type(instance.session) == 'string' then
+        if instance.session ~= t.id then return {'unknown'} end
+        if instance.state ~= 'ready' or call('ZCARD', instance_sessions_key(wanted)) > 0 then return {'busy'} end
+        return open(t, wanted, holder, reserve, counts)
+      end
       if reserve < 0 and t.origin == 'connection' then reserve = tonumber(pool.reservationMilliseconds) end
 
       -- Whoever asks is alive, even when the answer comes late: its own place is kept.

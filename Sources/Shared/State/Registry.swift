@@ -83,7 +83,7 @@ extension Registry {
           call('HDEL', key, id)
           change(kind, id, '')
           changed[id] = true
-          if kind == 'pool' then call('DEL', waiting_key(id), waiting_expiry_key(id), cursor_key(id)) end
+          if kind == 'pool' then call('DEL', waiting_key(id), waiting_expiry_key(id), launches_key(id), cursor_key(id)) end
         end
       end
       return changed

@@ -53,6 +53,9 @@ enum SharedScript {
     local function replica_key(replica) return prefix .. 'replica:' .. replica end
     local function replica_sessions_key(replica) return prefix .. 'replica:' .. replica .. ':sessions' end
 
+    local function launch_key(session) return prefix .. 'launch:' .. session end
+    local function launches_key(pool) return prefix .. 'pool:' .. pool .. ':launches' end
+
     local ended_key = prefix .. 'ended'
     local load_key = prefix .. 'load'
     local weights_key = prefix .. 'weights'
@@ -116,6 +119,14 @@ enum SharedScript {
       local instance = record(instances_key, id)
       if not instance then return end
       local key = slots_key(instance.pool)
+      -- One that was launched for a session is nobody else's; that session's client is told that it is there.
+      if type(instance.session) == 'string' then
+        call('ZREM', key, id)
+        if instance.state == 'ready' and call('EXISTS', launch_key(instance.session)) == 1 then
+          call('HSET', launch_key(instance.session), 'instance', id)
+        end
+        return
+      end
       local slots = tonumber(instance.slots) or 0
       local pool = record(pools_key, instance.pool)
       local uses = pool and tonumber(pool.recycleAfterSessions) or 0

@@ -139,6 +139,8 @@ package enum TLSWriteResult {
       let result = unsafe SSL_read_ex(ssl, buffer.baseAddress! + filled, buffer.count - filled, &count)
       if result == 1 {
         filled += count
+        // Another call would only find out that there is nothing, and make and drop a buffer of 16 KiB for it.
+        if window.inputRemaining == 0, !holdsInput { return .bytes(filled) }
         continue
       }
       switch unsafe SSL_get_error(ssl, result) {
@@ -154,6 +156,12 @@ package enum TLSWriteResult {
       }
     }
     return .bytes(filled)
+  }
+
+  /// After a read that gave bytes: whether another one could give more, or tell of the end or of a failure.
+  package func mayGiveMore(_ window: TLSWindow) -> Bool {
+    unsafe window.inputRemaining > 0 || holdsInput || SSL_get_shutdown(ssl) & SSL_RECEIVED_SHUTDOWN != 0
+      || copenssl_failure(ssl) != 0
   }
 
   /// Encrypts as much of `bytes` as the output has room for, in records of up to 16 KiB.

@@ -68,19 +68,3 @@ struct AddressRangeTests {
     #expect(AddressRange.suggestion(for: "nonsense") == nil)
   }
 }
-
-@Suite("Addresses as text")
-struct AddressTextTests {
-  @Test(
-    "an IPv4-mapped address is written as the IPv4 one",
-    arguments: [
-      ("0.0.0.0", "0.0.0.0"), ("255.255.255.255", "255.255.255.255"), ("1.20.100.9", "1.20.100.9"),
-      ("::ffff:10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("2001:db8::ff", "2001:db8::ff"), ("::10.0.0.1", "::10.0.0.1"),
-      ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-    ])
-  func written(host: String, expected: String) throws {
-    var text = InlineArray<46, UInt8>(repeating: 0)
-    let count = try #require(SocketAddress(host: host, port: 1)).writeHost(into: &text)
-    #expect(String(decoding: (0..<count).map { text[$0] }, as: UTF8.self) == expected)
-  }
-}

@@ -57,6 +57,8 @@ private struct World {
         instances[id] = Instance(
           observed: ObservedInstance(
             id: id, state: .starting, generation: restart?.generation ?? 1, startedAt: now, busy: true))
+      case .replace, .recycle:
+        Issue.record("seed \(seed): \(action), although nothing is worn here (RecyclingPropertyTests has those)")
       case .drain(let id, _):
         #expect(touched.insert(id).inserted, "seed \(seed): two actions for \(id)")
         #expect(instances[id]?.observed.busy == false, "seed \(seed)")

@@ -197,6 +197,7 @@ private struct Timeline {
         }
       case .stop(let id, _), .remove(let id, _):
         instances.removeAll { $0.observed.id == id }
+      case .replace, .recycle: Issue.record("\(action), although nothing is worn here")
       }
     }
   }

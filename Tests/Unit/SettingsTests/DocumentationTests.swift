@@ -35,6 +35,7 @@ import Testing
 
   @Test(arguments: [
     ("Pools", "pools: {a: {nonsense: 1}}", "", 30), ("Pools", "pools: {a: {ejection: {nonsense: 1}}}", "ejection.", 4),
+    ("Pools", "pools: {a: {launchOptions: {nonsense: 1}}}", "launchOptions.", 3),
     ("Routes", "routes: {a: {pool: chrome, nonsense: 1}}", "", 24),
   ]) func everyFieldHasItsRow(section: String, nonsense: String, prefix: String, count: Int) throws {
     let fields = try known(nonsense)

@@ -236,6 +236,7 @@ private func complaint(
           proxyProtocol: 2
           slowStartMilliseconds: 24
           panicPercent: 25
+          launchOptions: {arguments: [--a, --b=*], snapshots: /srv/profiles/, instances: 2}
           ejection:
             consecutiveFailures: 26
             errorPercent: 27
@@ -265,6 +266,7 @@ private func complaint(
     web.health.cdp = HealthPolicy.Depth(intervalMilliseconds: 32, timeoutMilliseconds: 33, failures: 34)
     web.balancing.reportFailures = 36
     web.balancing.reportServerErrors = true
+    web.launches = LaunchPolicy(arguments: ["--a", "--b=*"], snapshots: "/srv/profiles", instances: 2)
     web.balancing.proxyProtocol = 2
     web.balancing.slowStartMilliseconds = 24
     web.balancing.panicPercent = 25
@@ -277,6 +279,15 @@ private func complaint(
       settings.routes == [
         RouteRecord(id: "api", host: "api.example", path: "/api", pool: "web", strategy: .random, stripPrefix: true)
       ])
+  }
+
+  @Test(arguments: [
+    ("arguments: [--user-data-dir=*]", "\"--user-data-dir=*\" cannot be left to clients"),
+    ("arguments: [mute]", "\"mute\" must be an argument like"), ("snapshots: here", "a path that begins with /"),
+    ("instances: -1", "a whole number from 0 to 10000"), ("proxy: x", "known are arguments, instances, snapshots"),
+  ]) func whatIsWrongWithLaunchOptionsIsNamed(text: String, words: String) {
+    let complaint = #expect(throws: SettingsError.self) { try load("pools: {chrome: {launchOptions: {\(text)}}}") }
+    #expect(complaint?.description.contains(words) == true, "\(complaint?.description ?? "")")
   }
 
   @Test func sharedPoolsHaveNoSessionsUnlessTheySaySo() throws {

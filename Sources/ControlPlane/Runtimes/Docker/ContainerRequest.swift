@@ -11,6 +11,8 @@ package enum ContainerRequest {
   static let slotsLabel = "berth.slots"
   static let kindLabel = "berth.kind"
   static let startedLabel = "berth.started"
+  /// It was launched with a session's options, so that it is nobody else's.
+  static let tailoredLabel = "berth.tailored"
 
   /// The same for the same instance, so that what was made is found although the engine's answer was lost.
   package static func name(owner: String, instance: String) -> String { "berth-\(owner)-\(instance)" }
@@ -24,21 +26,25 @@ package enum ContainerRequest {
     }
     let port = "\(container.port)/tcp"
     var environment = container.environment.mapValues(expand)
+    for (name, value) in plan.options?.environment ?? [:] { environment[name] = value }
     environment["BERTH_INSTANCE"] = plan.id
     environment["BERTH_CONTAINER_PORT"] = String(container.port)
+    var labels: JSONObject = [
+      Engine.ownerLabel: .string(owner), Engine.instanceLabel: .string(plan.id), poolLabel: .string(plan.spec.name),
+      generationLabel: .string(String(plan.generation)), Engine.hostLabel: .string(host.name),
+      portLabel: .string(String(plan.port)), slotsLabel: .string(String(plan.spec.slots)),
+      kindLabel: .string(plan.spec.kind.rawValue), startedLabel: .string(String(now)),
+    ]
+    if plan.options != nil { labels[tailoredLabel] = "true" }
     var body: JSONObject = [
       "Image": .string(container.image),
       "Env": .array(environment.map { "\($0.key)=\($0.value)" }.sorted().map(JSON.string)),
-      "Labels": [
-        Engine.ownerLabel: .string(owner), Engine.instanceLabel: .string(plan.id), poolLabel: .string(plan.spec.name),
-        generationLabel: .string(String(plan.generation)), Engine.hostLabel: .string(host.name),
-        portLabel: .string(String(plan.port)), slotsLabel: .string(String(plan.spec.slots)),
-        kindLabel: .string(plan.spec.kind.rawValue), startedLabel: .string(String(now)),
-      ],
+      "Labels": .object(labels),
       "ExposedPorts": [port: [:]],
       "HostConfig": .object(hostConfig(plan, container, seccomp: seccomp, port: port, bind: host.bind)),
     ]
-    if !container.arguments.isEmpty { body["Cmd"] = .array(container.arguments.map { .string(expand($0)) }) }
+    let arguments = container.arguments.map(expand) + (plan.options?.chromeArguments ?? [])
+    if !arguments.isEmpty { body["Cmd"] = .array(arguments.map(JSON.string)) }
     if let user = container.user { body["User"] = .string(user) }
     return .object(body)
   }
@@ -85,13 +91,16 @@ package enum ContainerRequest {
       let container = entry["Id"]?.string, let port = labels[portLabel]?.string.flatMap({ Int($0) })
     else { return nil }
     func number(_ label: String) -> Int { labels[label]?.string.flatMap { Int($0) } ?? 0 }
-    return InstanceRecord(
+    var record = InstanceRecord(
       id: id, pool: pool, host: address, port: port, generation: number(generationLabel), state: .ready,
       slots: number(slotsLabel), startedAt: number(startedLabel),
       labels: [
         InstanceRecord.hostLabel: host, InstanceRecord.runtimeLabel: DockerRuntime.name,
         InstanceRecord.containerLabel: container,
       ])
+    // Whose it was, only Redis and the instance's session know.
+    if labels[tailoredLabel] != nil { record.session = "unknown" }
+    return record
   }
 
   /// A reference as the engine's "pull" wants it: name and tag, or name and digest as one.

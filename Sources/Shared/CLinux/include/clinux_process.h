@@ -26,4 +26,8 @@ clinux_exit clinux_reap(pid_t pid);
 // Removes a directory with all that is in it, never following a symbolic link; 0, or -errno of the first failure.
 // What vanishes meanwhile is no failure.
 int clinux_remove_tree(const char *path);
+
+// Copies directories and regular files below `from` into the directory `to`; symbolic links, sockets and what is named
+// Singleton… are left out. 0, or -errno of the first failure.
+int clinux_copy_tree(const char *from, const char *to);
 #endif
