@@ -115,8 +115,9 @@ private final class Stampede {
     #expect(started.count { $0.fields["pool"] == "rush" } == 8)
     #expect(started.contains { $0.fields["pool"] == "rush" && $0.reason == "clients wait for a slot" })
     #expect(events.contains { $0.type == "pool.full" && $0.id == "rush" })
-    // The other pool got its instances in turn, not after the crowd's.
-    #expect(started.prefix(4).count { $0.fields["pool"] == "zother" } == 2, "\(started.prefix(4).map(\.id))")
+    // The other pool got its instances in turn, not after the crowd's; how soon the second one depends on the first.
+    let others = started.indices.filter { started[$0].fields["pool"] == "zother" }
+    #expect(others.count == 2 && others[0] < 4 && others[1] < 9, "\(started.map(\.id))")
 
     // When all is over the spare one is left.
     try await eventually("the pool has shrunk") {
