@@ -1,5 +1,6 @@
 // A worn container and a real engine: its successor gets a port of its own, its client stays until it has done.
 import Domain
+import Redis
 import Routing
 import Runtimes
 import State
