@@ -125,11 +125,11 @@ import Testing
   private func webSocket(_ engine: TestEngine, _ instance: ScriptedInstance, _ target: String, _ fields: String) throws
     -> (status: String, seen: String)
   {
+    let refusals = engine.value(.responses4xx)
     let client = engine.connect()
     client.send(
       "GET \(target) HTTP/1.1\r\n\(fields)Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n")
     var seen = ""
-    let refusals = engine.value(.responses4xx)
     if let upstream = instance.accept(withinMilliseconds: 300) {
       seen = try #require(upstream.receive(upTo: "\r\n\r\n"))
       upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

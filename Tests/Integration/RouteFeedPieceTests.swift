@@ -171,7 +171,7 @@ struct RouteFeedPieceTests {
     "a mistake in a routes file is named with its place",
     arguments: [
       ("{\n \"pools\": x}", ":2: unexpected character, a value was expected (column 11)"),
-      (#"{"pols": {}}"#, ":1: pols: there is no such setting; known are health, instances, pools, routes"),
+      (#"{"pols": {}}"#, ":1: pols: there is no such setting; known are health, instances, keys, pools, routes"),
     ])
   func mistakes(text: String, message: String) throws {
     let file = RoutesFile(text)
