@@ -43,9 +43,7 @@ test: ## Installs what is missing, builds and runs every test
 	@# A filter that names no Docker test needs no container engine.
 	@$(if $(ENGINE),scripts/test-engine up)
 	@echo "==> running the tests"
-	@# One at a time: tests with real Chromes and time limits of their own must not starve each other on two cores.
-	@$(SWIFT) test --skip-build --no-parallel $(if $(FILTER),--filter '$(FILTER)'); status=$$?; \
-	  $(if $(ENGINE),scripts/test-engine down;) exit $$status
+	@SWIFT="$(SWIFT)" ENGINE="$(ENGINE)" scripts/run-tests $(if $(FILTER),'$(FILTER)')
 
 berth-data = $(or $(BERTH),$$($(SWIFT) build -c release --show-bin-path)/berth-data)
 

@@ -115,7 +115,7 @@ let package = Package(
 
     // Tests
     .target(
-      name: "TestSupport", dependencies: ["Posix", "Redis", "State", "Routing", "JSON"], path: "Tests/Support",
+      name: "TestSupport", dependencies: ["Posix", "Redis", "State", "Routing", "JSON", "TLS"], path: "Tests/Support",
       swiftSettings: strict),
     unitTests(of: "JSON"),
     unitTests(of: "Routing", ["JSON"]),
@@ -140,14 +140,25 @@ let package = Package(
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
     unitTests(of: "Supervisor", ["Routing", "Runtimes"]),
     unitTests(of: "Launcher", ["JSON"]),
+    // By plane, so that a change of one builds only its own tests anew.
     .testTarget(
-      name: "IntegrationTests",
+      name: "SharedTests",
+      dependencies: ["JSON", "Posix", "Redis", "Routing", "State", "TLS", "TestSupport"],
+      path: "Tests/Integration/Shared", swiftSettings: strict),
+    .testTarget(
+      name: "DataPlaneTests",
       dependencies: [
-        "API", "Domain", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Reconciler", "Redis",
-        "RouteFeed", "RouteFiles", "Routing",
-        "Runtimes", "State", "Supervisor", "TLS", "TestSupport", logging,
+        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "RouteFiles",
+        "Routing", "State", "TLS", "TestSupport",
       ],
-      path: "Tests/Integration", swiftSettings: strict),
+      path: "Tests/Integration/DataPlane", swiftSettings: strict),
+    .testTarget(
+      name: "ControlPlaneTests",
+      dependencies: [
+        "API", "Domain", "JSON", "Posix", "Reconciler", "Redis", "Routing", "Runtimes", "State", "Supervisor", "TLS",
+        "TestSupport", logging,
+      ],
+      path: "Tests/Integration/ControlPlane", swiftSettings: strict),
     .testTarget(
       name: "SimulationTests", dependencies: ["Domain", "Reconciler", "Redis", "Routing", "State", "TestSupport"],
       path: "Tests/Simulation", swiftSettings: strict),
@@ -162,11 +173,11 @@ let package = Package(
 // time: a sanitizer's build shares nothing with the ordinary one.
 if Context.environment["BERTH_DATA_PLANE_ONLY"] != nil {
   var left = Set(package.targets.filter { ($0.path ?? "").hasPrefix("Sources/ControlPlane/") }.map(\.name))
-  left.formUnion(left.map { $0 + "Tests" } + ["EndToEndTests", "SimulationTests"])
+  left.formUnion(left.map { $0 + "Tests" } + ["ControlPlaneTests", "EndToEndTests", "SharedTests", "SimulationTests"])
   package.targets.removeAll { left.contains($0.name) }
   package.products.removeAll { left.contains($0.name) }
-  let folder = Context.packageDirectory + "/Tests/Integration"
-  for target in package.targets where target.name == "IntegrationTests" {
+  let folder = Context.packageDirectory + "/Tests/Integration/DataPlane"
+  for target in package.targets where target.name == "DataPlaneTests" {
     let files = try! FileManager.default.contentsOfDirectory(atPath: folder)
     target.sources = files.filter { $0.contains(/^(Engine|HTTPPolicy|TLS)/) }.sorted()
     target.dependencies = [
