@@ -87,7 +87,8 @@ import ProxyMachine
     }
     if head.targetCount > 0 {
       out.literal("\",\"path\":\"")
-      unsafe out.target(part, Int(head.targetCount))
+      let isSession = record.flags.rawValue & AccessRecord.Flags.session.rawValue != 0
+      unsafe out.target(part, Int(head.targetCount), isSession: isSession)
     }
     out.literal("\",\"status\":")
     out.number(Int(record.status))
@@ -207,16 +208,39 @@ extension ByteCursor {
     unsafe escaped(from + at, count - at)
   }
 
-  /// Path and query; the value of `token` becomes `***`.
-  @inline(__always) fileprivate mutating func target(_ from: UnsafeRawPointer, _ count: Int) {
+  /// Path and query; the value of `token` becomes `***`, and so does what follows the beginning of a session's id.
+  @inline(__always) fileprivate mutating func target(_ from: UnsafeRawPointer, _ count: Int, isSession: Bool) {
     let mark = unsafe Self.find(UInt8(ascii: "?"), from, count)
-    guard mark < count else { return unsafe escaped(from, count) }
-    unsafe query(from, count, start: mark + 1)
+    if isSession { unsafe sessionPath(from, mark) } else { unsafe escaped(from, mark) }
+    if mark < count { unsafe query(from, count, start: mark) }
   }
 
-  private mutating func query(_ from: UnsafeRawPointer, _ count: Int, start: Int) {
-    unsafe escaped(from, start)
-    var start = start
+  /// Characters of a session's id that are shown: enough to find it in other logs, and too few to use it.
+  private static var shownOfID: Int { 8 }
+
+  private mutating func sessionPath(_ from: UnsafeRawPointer, _ count: Int) {
+    let word: StaticString = "/session/"
+    var start = 0
+    while start + word.utf8CodeUnitCount < count {
+      start += unsafe Self.find(UInt8(ascii: "/"), from + start, count - start)
+      let id = start + word.utf8CodeUnitCount
+      guard id < count else { break }
+      if unsafe memcmp(from + start, word.utf8Start, word.utf8CodeUnitCount) == 0 {
+        let length = unsafe Self.find(UInt8(ascii: "/"), from + id, count - id)
+        guard length > Self.shownOfID else { break }
+        unsafe escaped(from, id + Self.shownOfID)
+        literal("***")
+        return unsafe escaped(from + id + length, count - id - length)
+      }
+      start += 1
+    }
+    unsafe escaped(from, count)
+  }
+
+  /// From the `?` on.
+  private mutating func query(_ from: UnsafeRawPointer, _ count: Int, start mark: Int) {
+    byte(UInt8(ascii: "?"))
+    var start = mark + 1
     while start <= count {
       let parameter = unsafe from + start
       let length = unsafe Self.find(UInt8(ascii: "&"), parameter, count - start)

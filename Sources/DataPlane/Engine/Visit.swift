@@ -24,11 +24,14 @@ final class Visit {
   let holds: Bool
   /// How long the route lets clients wait for a slot; nil = as long as the pool does.
   let queueTimeoutMilliseconds: Int?
+  /// A page of strangers asks: see ``Worker/trustsOrigin(_:route:)``.
+  let isForeign: Bool
 
   init(
     endpoint: CDPEndpoint, pool: PoolRecord, origin: PublicOrigin, query: String?, holds: Bool,
-    queueTimeoutMilliseconds: Int?
+    queueTimeoutMilliseconds: Int?, isForeign: Bool
   ) {
+    self.isForeign = isForeign
     self.queueTimeoutMilliseconds = queueTimeoutMilliseconds
     self.endpoint = endpoint
     self.pool = pool

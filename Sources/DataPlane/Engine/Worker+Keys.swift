@@ -21,14 +21,6 @@ struct CompiledKey: BitwiseCopyable {
 }
 
 extension Worker {
-  /// Whether the request in `s.head` brings a key; if not, it has been answered. Before the machine has read the request.
-  func showsKey(_ fd: Int32) -> Bool {
-    if hasKey(fd) { return true }
-    _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
-    refuseWithoutKey(fd)
-    return false
-  }
-
   /// Looks for a key of the table in the request's head, and notes where it stands, as it ends here.
   func hasKey(_ fd: Int32) -> Bool {
     let bytes = s.slab[fd].inbound.span
@@ -62,9 +54,10 @@ extension Worker {
       .unauthorized, closes: false, isLogged: false)
   }
 
-  /// Whether a page in somebody's browser may open this WebSocket. Browsers send an Origin with every WebSocket and nobody
-  /// asks them for permission first (RFC 6455 §10.2), so a page of anybody's could drive the browsers of a Berth that its reader
-  /// can reach. Programs send none. A key or a session's id is permission enough.
+  /// Whether a page in somebody's browser may ask for this. Browsers send an Origin with every WebSocket, and with whatever
+  /// else is no plain GET of the page's own, and ask nobody for permission first (RFC 6455 §10.2, Fetch §3.1), so a page of
+  /// anybody's could drive the browsers of a Berth that its reader can reach. Programs send none. A key, or the id of a
+  /// session that was made over REST, is permission enough.
   func trustsOrigin(_ fd: Int32, route: Int) -> Bool {
     guard let origin = s.head.value(of: .origin) else { return true }
     let bytes = s.slab[fd].inbound.span
@@ -81,7 +74,7 @@ extension Worker {
     s.metrics.add(.originsRefused)
     answer(
       fd, 403,
-      "This route does not take WebSockets from that page. Name its origin in the route's origins, or the route's host.",
+      "This route does not serve that page. Name its origin in the route's origins, or the route's host.",
       .badOrigin, closes: false)
   }
 }

@@ -91,7 +91,11 @@ extension Worker {
     }
     let pool = s.table.pools[Int(compiled.pool)]
     if pool.needsSlot || pool.kind != PoolKind.httpIndex { return visit(fd, route: route) }
-    if compiled.needsKey, !showsKey(fd) { return }
+    // A key of ours is for nobody else, also where none is asked for.
+    if s.table.apiKeys.count > 0 || compiled.needsKey, !hasKey(fd), compiled.needsKey {
+      _ = s.slab[fd].machine.requestRead(requestFacts(), exclusive: false)
+      return refuseWithoutKey(fd)
+    }
     s.slab[fd].stripped = compiled.stripped
     let asks = compiled.jobAffinity && asksForJob(fd, route)
     _ = s.slab[fd].machine.requestRead(requestFacts(attempts: compiled.attempts), exclusive: asks)

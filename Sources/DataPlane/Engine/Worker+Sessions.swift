@@ -29,16 +29,16 @@ extension Worker {
       return answer(fd, 400, "The address is refused: \(fault).", .refused, closes: false)
     }
     // A session's id cannot be guessed: who knows it may use it.
-    if case .session = endpoint.scope {
-      if s.table.routes[route].needsKey { _ = hasKey(fd) }
-    } else if s.table.routes[route].needsKey {
-      guard hasKey(fd) else { return refuseWithoutKey(fd) }
-    } else if upgrades, !trustsOrigin(fd, route: route) {
-      return refuseOrigin(fd)
+    let isNamed = if case .session = endpoint.scope { true } else { false }
+    let showsKey = s.table.apiKeys.count > 0 && hasKey(fd)
+    let isForeign = !showsKey && !s.table.routes[route].needsKey && !trustsOrigin(fd, route: route)
+    if !isNamed {
+      guard showsKey || !s.table.routes[route].needsKey else { return refuseWithoutKey(fd) }
+      guard !isForeign else { return refuseOrigin(fd) }
     }
     let request = VisitRequest(
       pool: pool, endpoint: endpoint, origin: origin, query: instanceQuery(fd, query, pool), upgrades: upgrades,
-      queueTimeoutMilliseconds: s.table.routeRecords[route].queueTimeoutMilliseconds)
+      queueTimeoutMilliseconds: s.table.routeRecords[route].queueTimeoutMilliseconds, isForeign: isForeign)
     if pool.kind == .cdp { visitBrowser(fd, request) } else { visitSession(fd, request) }
   }
 
@@ -61,6 +61,8 @@ extension Worker {
     let upgrades: Bool
     /// The route's own; nil = the pool's.
     let queueTimeoutMilliseconds: Int?
+    /// A page of strangers asks, by the id of a session.
+    let isForeign: Bool
   }
 
   func text(_ fd: Int32, _ slice: Slice) -> String {
@@ -185,7 +187,7 @@ extension Worker {
   private func makeVisit(_ fd: Int32, _ request: VisitRequest, holds: Bool) -> Visit {
     let visit = Visit(
       endpoint: request.endpoint, pool: request.pool, origin: request.origin, query: request.query, holds: holds,
-      queueTimeoutMilliseconds: request.queueTimeoutMilliseconds)
+      queueTimeoutMilliseconds: request.queueTimeoutMilliseconds, isForeign: request.isForeign)
     s.visits[fd] = visit
     return visit
   }
@@ -235,10 +237,16 @@ extension Worker {
         fd,
         VisitRequest(
           pool: visit.pool, endpoint: visit.endpoint, origin: visit.origin, query: visit.query, upgrades: false,
-          queueTimeoutMilliseconds: visit.queueTimeoutMilliseconds))
+          queueTimeoutMilliseconds: visit.queueTimeoutMilliseconds, isForeign: visit.isForeign))
     case .refused(let refusal): refuse(fd, refusal)
     case .granted(let session):
       guard let visit = s.visits[fd] else { return closeClient(fd, .internalError) }
+      // Discovery tells a session's id to whoever asks, also to a page that has pointed its own name here; the id of one
+      // that was made over REST has been given to those who should have it.
+      if visit.isForeign, session.origin != .rest {
+        if visit.holds { s.coordinator.notify(.release(session: session.id)) }
+        return refuseOrigin(fd)
+      }
       guard let address = SocketAddress(host: session.host, port: session.port) else {
         if visit.holds { s.coordinator.notify(.release(session: session.id)) }
         return self.answer(fd, 502, "The instance has no usable address.", .connectFailed, closes: true)

@@ -108,18 +108,30 @@ import Testing
       requiresKeys: true)
     #expect(ask(engine, "/").status == "401")
     #expect(ask(engine, "/open").status == "200")
+    // Clients send one header everywhere: a key of ours is for no instance, and what is none of ours is not touched.
+    #expect(ask(engine, "/open", "Authorization: Bearer \(key)\r\n").body == "GET /open HTTP/1.1 | none")
+    #expect(ask(engine, "/open?a=b&token=\(key)").body == "GET /open?a=b HTTP/1.1 | none")
+    let foreign = ask(engine, "/open", "Authorization: Bearer \(other)\r\n")
+    #expect(foreign.body == "GET /open HTTP/1.1 | Authorization: Bearer \(other)")
     #expect(ask(engine, "/", "Authorization: Bearer \(key)\r\n").status == "200")
   }
 
   // MARK: Browsers
 
-  private func browsers(_ instance: ScriptedInstance, _ routes: [RouteRecord]) throws -> TestEngine {
+  private func browsers(
+    _ instance: ScriptedInstance, _ routes: [RouteRecord], origin: SessionRecord.Origin = .connection,
+    remember: @escaping (Granting) -> Void = { _ in }
+  ) throws -> TestEngine {
     let session = SessionRecord(
-      id: "s1", pool: "web", origin: .connection, instance: "web-0", host: instance.address.host,
+      id: "s1", pool: "web", origin: origin, instance: "web-0", host: instance.address.host,
       port: instance.address.port, browser: "b-1", createdAt: 0, expiresAt: 1_000_000_000_000)
     return try TestEngine(
       instances: [instance.address], pool: PoolRecord(name: "web", kind: .cdp, slots: 1), routes: routes,
-      apiKeys: [record("k", key)], coordinator: { Granting($0, session) })
+      apiKeys: [record("k", key)], coordinator: {
+        let granting = Granting($0, session)
+        remember(granting)
+        return granting
+      })
   }
 
   /// The status of a WebSocket's handshake: 101 when the instance was reached.
@@ -175,5 +187,33 @@ import Testing
     let engine = try browsers(instance, [open, named])
     #expect(try webSocket(engine, instance, "/", fields).status == status)
     #expect(engine.value(.originsRefused) == (status == "403" ? 1 : 0))
+  }
+
+  /// A page that has pointed its own name here reads what discovery answers; it must not get a browser by it.
+  @Test func pagesDoNotDiscover() throws {
+    let instance = ScriptedInstance()
+    let engine = try browsers(instance, [RouteRecord(id: "all", pool: "web")])
+    for (line, status) in [
+      ("PUT /json/new?about:blank", "403"), ("GET /json/version", "403"), ("GET /session/s1/json/list", "403"),
+    ] {
+      let client = engine.connect()
+      client.send("\(line) HTTP/1.1\r\nHost: evil.example:1\r\nOrigin: http://evil.example:1\r\n\r\n")
+      #expect(client.response()?.head.split(separator: " ").dropFirst().first.map(String.init) == status, "\(line)")
+    }
+    #expect(engine.value(.originsRefused) == 3)
+    #expect(instance.accept(withinMilliseconds: 0) == nil)
+  }
+
+  @Test(arguments: [(SessionRecord.Origin.connection, "403"), (.rest, "101")])
+  func pagesOpenSessionsThatRESTHasMade(_ origin: SessionRecord.Origin, _ status: String) throws {
+    let instance = ScriptedInstance()
+    var slots: Granting?
+    let engine = try browsers(instance, [RouteRecord(id: "all", pool: "web")], origin: origin) { slots = $0 }
+    let granting = try #require(slots)
+    let fields = "Host: evil.example:1\r\nOrigin: http://evil.example:1\r\n"
+    #expect(try webSocket(engine, instance, "/session/s1/", fields).status == status)
+    // A slot that was given and is not used is given back.
+    let released = SlotNotice.release(session: "s1")
+    if status == "403" { #expect(eventually { granting.notices.withLock { $0.contains(released) } }) }
   }
 }

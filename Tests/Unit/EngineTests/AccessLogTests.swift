@@ -242,6 +242,21 @@ struct AccessLogTests {
     #expect(try lines.object(Self.record(), authority: "user:secret@example.com")["host"] == "***@example.com")
   }
 
+  @Test("a session's id, which opens its browser, is cut")
+  func sessionIDs() throws {
+    var lines = Lines()
+    var record = Self.record()
+    record.flags = .session
+    let id = "0123456789abcdef"
+    for (target, path) in [
+      ("/session/\(id)", "/session/01234567***"), ("/session/\(id)/json/version?a=b", "/session/01234567***/json/version?a=b"),
+      ("/eu/session/\(id)/", "/eu/session/01234567***/"), ("/session/01234567", "/session/01234567"),
+      ("/session/", "/session/"), ("/sessions/\(id)", "/sessions/\(id)"), ("/", "/"), ("/?/session/\(id)", "/?/session/\(id)"),
+    ] { #expect(try lines.object(record, target: target)["path"] == .string(path)) }
+    record.flags = []
+    #expect(try lines.object(record, target: "/session/\(id)")["path"] == .string("/session/\(id)"))
+  }
+
   @Test("names follow the table, also when a row goes to another name")
   func names() throws {
     let directory = Directory()
