@@ -32,6 +32,7 @@ func unitTests(of name: String, _ more: [Target.Dependency] = []) -> Target {
 
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdCore = Target.Dependency.product(name: "HummingbirdCore", package: "hummingbird")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
@@ -99,7 +100,7 @@ let package = Package(
       "API",
       [
         "Domain", "JSON", "Observability", "Reconciler", "Redis", "Routing", "State", "Supervisor", "TLS", hummingbird,
-        logging, nioCore,
+        hummingbirdCore, logging, nioCore,
       ]),
     .executableTarget(
       name: "berth-control",

@@ -1,6 +1,7 @@
 // The HTTP side of REST, on Hummingbird: reads a request, lets the handlers answer it, and writes JSON. Started by the
 // daemon as one of its services.
 package import Hummingbird
+import HummingbirdCore
 import JSON
 package import Logging
 import NIOCore
@@ -27,14 +28,17 @@ package struct APIResponder: HTTPResponder {
 
   private let handlers: Handlers
   private let authenticator: Authenticator
+  private let pages: PageGuard
   private let beforeAnswer: @Sendable () async -> Void
 
   /// `beforeAnswer`: called when a session was made and before its client hears of it.
   package init(
-    _ handlers: Handlers, _ authenticator: Authenticator, beforeAnswer: @escaping @Sendable () async -> Void = {}
+    _ handlers: Handlers, _ authenticator: Authenticator, pages: PageGuard,
+    beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) {
     self.handlers = handlers
     self.authenticator = authenticator
+    self.pages = pages
     self.beforeAnswer = beforeAnswer
   }
 
@@ -63,7 +67,12 @@ package struct APIResponder: HTTPResponder {
 
   private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
     let match = APIRoute.match(method: request.method.rawValue, path: request.uri.path)
-    if case .route(let route) = match { try await authenticator.check(route, request) }
+    if case .route(let route) = match {
+      if route.scope != nil {
+        try pages.check(authority: request.head.authority, origin: request.headers[.origin])
+      }
+      try await authenticator.check(route, request)
+    }
     switch match {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
@@ -153,21 +162,30 @@ package struct APIResponder: HTTPResponder {
 package struct APIServer: Sendable {
   private let application: Application<APIResponder>
 
-  /// A connection on which nothing happens for so long is closed. Longer than any wait for a slot by default.
-  private static let idleSeconds: Int64 = 120
+  /// A connection whose next request does not come, or does not get on, for so long is closed. One that waits for its answer
+  /// stays.
+  package static let idleSeconds: Int64 = 15
+  /// As many connections at a time; others wait in the backlog. What they take of the process's descriptors its leader
+  /// cannot use for instances, so it is a quarter of them at most.
+  private static let maximumConnections = 256
 
   /// - Parameters:
+  ///   - idleSeconds: see ``idleSeconds``.
+  ///   - descriptors: as many may this process have open.
   ///   - beforeAnswer: see ``APIResponder/init(_:beforeAnswer:)``.
   ///   - onListening: called once, when clients can connect.
   package init(
-    _ handlers: Handlers, _ authenticator: Authenticator, host: String, port: Int, logger: Logger,
-    beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
+    _ handlers: Handlers, _ authenticator: Authenticator, pages: PageGuard, host: String, port: Int, descriptors: Int,
+    idleSeconds: Int64 = idleSeconds, logger: Logger, beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
-      responder: APIResponder(handlers, authenticator, beforeAnswer: beforeAnswer),
+      responder: APIResponder(handlers, authenticator, pages: pages, beforeAnswer: beforeAnswer),
       server: .http1(
-        configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(Self.idleSeconds))),
-      configuration: ApplicationConfiguration(address: .hostname(host, port: port), serverName: nil, backlog: 1_024),
+        configuration: .init(additionalChannelHandlers: [HangUp()], idleTimeout: .seconds(idleSeconds))),
+      configuration: ApplicationConfiguration(
+        address: .hostname(host, port: port), serverName: nil, backlog: 1_024,
+        availableConnectionsDelegate: MaximumAvailableConnections(
+          max(1, min(Self.maximumConnections, descriptors / 4)), logger: logger)),
       onServerRunning: { _ in await onListening() }, logger: logger)
   }
 

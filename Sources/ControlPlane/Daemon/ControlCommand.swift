@@ -38,6 +38,7 @@ import Supervisor
   var allowUnauthenticated = false
   @Option(help: "File of API keys. [BERTH_KEYS_FILE]") var keysFile: String?
   @Option(help: "true or false: whether clients must show a key. [BERTH_REQUIRE_KEYS]") var requireKeys: String?
+  @Option(help: "Host names by which REST may be asked without keys. [BERTH_ALLOWED_HOSTS]") var allowedHosts: String?
   @Flag(help: "On SIGTERM drain and stop all instances. [BERTH_STOP_INSTANCES_ON_EXIT]") var stopInstancesOnExit = false
   @Option(help: "How long sessions may finish then. [BERTH_DRAIN_SECONDS]") var drainSeconds: String?
   @Option(help: "Instances that start at the same time on a host. [BERTH_CONCURRENT_LAUNCHES]")
@@ -63,6 +64,7 @@ import Supervisor
     if allowUnauthenticated { flags["--allow-unauthenticated"] = "true" }
     flags["--keys-file"] = keysFile
     flags["--require-keys"] = requireKeys
+    flags["--allowed-hosts"] = allowedHosts
     if stopInstancesOnExit { flags["--stop-instances-on-exit"] = "true" }
     flags["--drain-seconds"] = drainSeconds
     flags["--concurrent-launches"] = concurrentLaunches

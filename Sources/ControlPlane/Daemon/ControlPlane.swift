@@ -18,6 +18,8 @@ struct ControlPlane {
   let apiKeys: [KeyRecord]
   let environment: [String: String]
 
+  /// As many files and sockets as this process wants to be allowed.
+  private static let descriptors = 65_536
   /// Beyond draining: closing browsers and REST connections. What has not ended then is left.
   private static let shutdownSeconds = 40
   /// The supervisor and the lease must not wait long for a Redis that hangs.
@@ -31,6 +33,9 @@ struct ControlPlane {
     let logger = Self.logger(writer, level: level)
     // Hummingbird and the service group tell of every step; only what went wrong is wanted.
     let quietLogger = Self.logger(writer, level: max(level, .warning))
+
+    // Each instance that starts or is asked takes a few, and so does each client of REST.
+    let descriptors = Kernel.raiseDescriptorLimit(to: Self.descriptors)
 
     let url: RedisURL
     do { url = try RedisURL(parsing: settings.redisURL) } catch { throw StartProblem(error.description) }
@@ -78,7 +83,13 @@ struct ControlPlane {
     let listen = settings.listen
     let authenticator = Authenticator(
       isRequired: settings.requireKeys, declared: apiKeys, redis: redis, keys: keys, clock: { Clock.unixMilliseconds })
-    let server = APIServer(handlers, authenticator, host: address(of: listen), port: listen.port, logger: quietLogger) {
+    let pages = PageGuard(
+      asksForKeys: settings.requireKeys,
+      names: settings.allowedHosts + [PageGuard.host(ofURL: settings.publicURL), Kernel.hostName])
+    let server = APIServer(
+      handlers, authenticator, pages: pages, host: address(of: listen), port: listen.port, descriptors: descriptors,
+      logger: quietLogger
+    ) {
       logger.notice("listening", metadata: ["address": "\(listen)", "id": "\(id)", "redis": "\(url)"])
     }
 

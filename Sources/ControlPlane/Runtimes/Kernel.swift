@@ -178,6 +178,25 @@ package enum Kernel {
     if unsafe stat(path, &info) == 0 && info.st_size > limit { _ = unsafe truncate(path, 0) }
   }
 
+  /// Whether there is something at a path; needs no descriptor.
+  static func exists(_ path: String) -> Bool {
+    var info = stat()
+    return unsafe stat(path, &info) == 0
+  }
+
+  /// Raises the limit of open descriptors (getrlimit(2), RLIMIT_NOFILE) as far as allowed, and returns it.
+  package static func raiseDescriptorLimit(to wanted: Int) -> Int {
+    var limit = rlimit()
+    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    guard unsafe getrlimit(resource, &limit) == 0 else { return 1_024 }
+    if limit.rlim_cur < wanted {
+      limit.rlim_cur = min(limit.rlim_max, rlim_t(wanted))
+      unsafe setrlimit(resource, &limit)
+      unsafe getrlimit(resource, &limit)
+    }
+    return Int(min(limit.rlim_cur, 1 << 20))
+  }
+
   static func close(_ descriptor: Int32) { _ = Glibc.close(descriptor) }
 
   // MARK: Processes

@@ -67,9 +67,10 @@ package struct ProcessTable: Sendable {
     Kernel.read("/proc/\(pid)/stat", limit: 4_096).flatMap { ProcessEntry(stat: $0) }
   }
 
-  /// Whether this very process still runs.
+  /// Whether this very process still runs. One that cannot be looked at, because this process has no descriptor left,
+  /// counts as alive while its pid is there: our own trouble ends nobody's browser.
   package static func isAlive(_ identity: ProcessIdentity) -> Bool {
-    guard let entry = entry(of: identity.pid) else { return false }
+    guard let entry = entry(of: identity.pid) else { return Kernel.exists("/proc/\(identity.pid)/stat") }
     return entry.start == identity.start && !entry.hasEnded
   }
 

@@ -37,6 +37,8 @@ package struct ControlSettings: Sendable, Equatable {
   package var keysFile: String?
   /// Whether REST and routes ask for a key.
   package var requireKeys = false
+  /// Names by which REST may be asked without a key, besides addresses and local names.
+  package var allowedHosts: [String] = []
   package var stopInstancesOnExit = false
   /// How long `stopInstancesOnExit` lets sessions finish.
   package var drainSeconds = 5
@@ -98,6 +100,10 @@ package struct ControlSettings: Sendable, Equatable {
       key: "requireKeys", variable: "BERTH_REQUIRE_KEYS", flag: "--require-keys",
       fallback: "true with a keysFile, else false",
       meaning: "Whether REST, and routes without `auth: false`, ask for an API key."),
+    Setting(
+      key: "allowedHosts", variable: "BERTH_ALLOWED_HOSTS", flag: "--allowed-hosts", fallback: "none",
+      meaning: "Host names, separated by commas, by which REST may be asked without keys, besides addresses, local names and "
+        + "that of `publicURL`. See security.md."),
     Setting(
       key: "stopInstancesOnExit", variable: "BERTH_STOP_INSTANCES_ON_EXIT", flag: "--stop-instances-on-exit",
       fallback: "false", meaning: "On SIGTERM drain and stop all instances instead of leaving them to the next leader."),
@@ -183,6 +189,13 @@ package struct ControlSettings: Sendable, Equatable {
     try set("keysFile", \.keysFile) { (value) throws(SettingsError) in try value.nonEmpty() }
     requireKeys = keysFile != nil
     try set("requireKeys", \.requireKeys) { (value) throws(SettingsError) in try value.bool() }
+    try set("allowedHosts", \.allowedHosts) { (value) throws(SettingsError) in
+      let names = value.text.split(separator: ",").map { $0.filter { $0 != " " } }
+      guard !names.isEmpty, names.allSatisfy({ !$0.isEmpty && !$0.contains("/") && !$0.contains(":") }) else {
+        throw value.wrong("host names without scheme and port, separated by commas")
+      }
+      return names
+    }
     try set("stopInstancesOnExit", \.stopInstancesOnExit) { (value) throws(SettingsError) in try value.bool() }
     try set("drainSeconds", \.drainSeconds) { (value) throws(SettingsError) in try value.int(in: 0...86_400) }
     try set("concurrentLaunches", \.concurrentLaunches) { (value) throws(SettingsError) in try value.int(in: 1...1_000)

@@ -74,6 +74,15 @@ package struct APIKeys: Sendable {
     "keys.create",
     #"""
     local key, id, json = prefix .. 'keys', ARGV[5], ARGV[6]
+    -- Those that have ended make room, and their names are free.
+    for _, old in ipairs(call('HKEYS', key)) do
+      local known = record(key, old)
+      if known and not known.declared and known.expiresAt and known.expiresAt <= now then
+        call('HDEL', key, old)
+        change('key', old, '')
+        event('key.expired', old, '')
+      end
+    end
     if call('HEXISTS', key, id) == 1 then return 0 end
     if call('HLEN', key) >= tonumber(ARGV[7]) then return -1 end
     call('HSET', key, id, json)

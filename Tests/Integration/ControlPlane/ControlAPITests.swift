@@ -22,7 +22,8 @@ final class RunningAPI: Sendable {
 
   init(
     _ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200,
-    keys: [KeyRecord]? = nil, beforeAnswer: @escaping @Sendable () async -> Void = {}
+    keys: [KeyRecord]? = nil, descriptors: Int = 1_024, idleSeconds: Int64 = APIServer.idleSeconds,
+    beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) async throws {
     let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
@@ -39,7 +40,8 @@ final class RunningAPI: Sendable {
       isRequired: keys != nil, declared: keys ?? [], redis: client, keys: bench.keys,
       clock: { Clock.unixMilliseconds })
     let server = APIServer(
-      handlers, authenticator, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
+      handlers, authenticator, pages: PageGuard(asksForKeys: keys != nil, names: ["b.example"]), host: "127.0.0.1",
+      port: port, descriptors: descriptors, idleSeconds: idleSeconds, logger: logger, beforeAnswer: beforeAnswer,
       onListening: { told.finish() })
     task = Task {
       try? await server.run()
@@ -59,12 +61,12 @@ final class RunningAPI: Sendable {
   /// One request on a connection of its own, on a thread that may wait.
   func ask(
     _ method: String, _ path: String, body: String? = nil, type: String? = "application/json", key: String? = nil,
-    headers: [String: String] = [:]
+    headers: [String: String] = [:], host: String = "x"
   ) async throws -> Reply {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
       let peer = Peer(connectingTo: address)
-      var request = "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+      var request = "\(method) \(path) HTTP/1.1\r\nHost: \(host)\r\nConnection: close\r\n"
       if let key { request += "Authorization: Bearer \(key)\r\n" }
       for (name, value) in headers { request += "\(name): \(value)\r\n" }
       if let body {

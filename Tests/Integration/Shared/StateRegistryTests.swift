@@ -77,6 +77,32 @@ import Testing
     #expect(try world.connection.run(apiKeys.all()).map(\.id) == ["ops"])
   }
 
+  @Test func keysThatHaveEndedMakeRoom() throws {
+    let world = try World(pools: [])
+    let apiKeys = APIKeys(keys: world.keys)
+    func key(_ id: String, declared: Bool = false, expiresAt: Int?) -> KeyRecord {
+      var key = KeyRecord(id: id, sha256: String(repeating: "ab", count: 32), scopes: [.session])
+      key.isDeclared = declared
+      key.expiresAt = expiresAt
+      return key
+    }
+    try world.connection.run(
+      apiKeys.declare([key("ops", declared: true, expiresAt: world.now + 10)], fence: world.fence, now: world.now))
+    #expect(
+      try world.connection.run(apiKeys.create(key("job", expiresAt: world.now + 10), now: world.now)) == .created)
+    #expect(
+      try world.connection.run(apiKeys.create(key("long", expiresAt: world.now + 11), now: world.now)) == .created)
+    world.now += 10
+    #expect(try world.connection.run(apiKeys.create(key("job", expiresAt: nil), now: world.now)) == .created)
+    #expect(try world.connection.run(apiKeys.create(key("other", expiresAt: nil), now: world.now)) == .created)
+    // The configuration's keys are the configuration's.
+    let all = try world.connection.run(apiKeys.all())
+    #expect(all.map(\.id) == ["job", "long", "ops", "other"] && all[0].expiresAt == nil)
+    world.now += 1
+    #expect(try world.connection.run(apiKeys.create(key("last", expiresAt: nil), now: world.now)) == .created)
+    #expect(try world.connection.run(apiKeys.all()).map(\.id) == ["job", "last", "ops", "other"])
+  }
+
   @Test func aSnapshotAndTheChangesAfterItAreTheWhole() throws {
     let world = try World(pools: [chrome, web])
     try world.declare([chrome, web], routes: [root, site])

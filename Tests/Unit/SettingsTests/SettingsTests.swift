@@ -61,6 +61,7 @@ private func complaint(
       "hostName": ("h", \.hostName!), "logLevel": ("trace", \.logLevel.rawValue),
       "allowUnauthenticated": ("true", \.allowUnauthenticated.description),
       "keysFile": ("/k", \.keysFile!), "requireKeys": ("true", \.requireKeys.description),
+      "allowedHosts": ("a.example", \.allowedHosts[0]),
       "stopInstancesOnExit": ("true", \.stopInstancesOnExit.description),
       "drainSeconds": ("9", \.drainSeconds.description), "concurrentLaunches": ("4", \.concurrentLaunches.description),
       "totalConcurrentLaunches": ("6", \.totalConcurrentLaunches.description),
