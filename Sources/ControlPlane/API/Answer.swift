@@ -35,7 +35,10 @@ package struct Refusal: Error, Sendable, Equatable {
 
   /// Redis could not be asked.
   init(_ error: RedisError) {
-    if error.isUnavailable || error == .shutdown {
+    if case .server(let message) = error, message.contains("OOM command not allowed") {
+      self.init(
+        503, "Redis is out of memory and refuses to write; raise its maxmemory or free some", retryAfterSeconds: 5)
+    } else if error.isUnavailable || error == .shutdown {
       self.init(503, "Redis cannot be reached; try again in a moment (\(error))", retryAfterSeconds: 2)
     } else {
       self.init(500, "Redis gave an unexpected answer: \(error)")

@@ -104,15 +104,20 @@ package struct Handlers: Sendable {
     ])
   }
 
-  /// Whether every pool that is to have an instance at all times has a ready one: 200, else 503.
+  /// Whether somebody leads, and every pool that is to have an instance at all times has a ready one: 200, else 503.
   private func ready() async throws(Refusal) -> Answer {
     let records = try await run(Registry(keys: keys).instances())
     let late = configuration.pools.filter { pool in
       pool.min > 0 && !records.contains { $0.pool == pool.name && $0.state == .ready }
     }
+    let leader = try await run(Leadership(keys: keys).current())
+    let isReady = late.isEmpty && leader != nil
     return Answer(
-      late.isEmpty ? 200 : 503,
-      ["ready": .bool(late.isEmpty), "waitingFor": .array(late.map { .string($0.name) })])
+      isReady ? 200 : 503,
+      [
+        "ready": .bool(isReady), "waitingFor": .array(late.map { .string($0.name) }),
+        "leader": leader.map { .string($0.id) } ?? .null,
+      ])
   }
 
   // MARK: Pools and instances
@@ -207,8 +212,12 @@ package struct Handlers: Sendable {
     let force: Bool
     switch query["force"] {
     case nil, "false", "0": force = false
-    case "true", "1", "": force = true
+    case "true", "1": force = true
     case let other?: throw Refusal(400, "\"force\" must be true or false, not \"\(other)\"")
+    }
+    // A name that is written wrong must not look as if it had been heard.
+    if let unknown = query.keys.sorted().first(where: { $0 != "force" && $0 != "token" }) {
+      throw Refusal(400, "unknown query setting \"\(unknown)\"; known is force")
     }
     guard let record = try await run(Registry(keys: keys).instances()).first(where: { $0.id == id }),
       try await run(Orders(keys: keys).give(InstanceOrder(kind, force: force), to: id, pool: record.pool))

@@ -27,6 +27,7 @@ struct ControlPlane {
     connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000, clientName: "berth-control")
 
   func run() async throws {
+    Kernel.ignoreStraySignals()
     let writer = LogWriter(level: JSONLogHandler.writerLevel(settings.logLevel))
     defer { writer.close() }
     let level = Logger.Level(rawValue: settings.logLevel.rawValue) ?? .info

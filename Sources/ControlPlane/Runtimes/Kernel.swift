@@ -178,6 +178,12 @@ package enum Kernel {
     if unsafe stat(path, &info) == 0 && info.st_size > limit { _ = unsafe truncate(path, 0) }
   }
 
+  /// SIGUSR1, SIGUSR2 and SIGALRM, which a log rotation for all daemons may send, do not end this process. What it starts
+  /// has them as they were: handlers do not outlive exec (execve(2)).
+  package static func ignoreStraySignals() {
+    for number in [SIGUSR1, SIGUSR2, SIGALRM] { Glibc.signal(number) { _ in } }
+  }
+
   /// Whether there is something at a path; needs no descriptor.
   static func exists(_ path: String) -> Bool {
     var info = stat()

@@ -77,7 +77,9 @@ package struct ControlSettings: Sendable, Equatable {
       meaning: "Where clients reach the data plane: the beginning of every URL that is handed out."),
     Setting(
       key: "maxSessions", variable: "MAX_SESSIONS", flag: "--max-sessions", fallback: "200",
-      meaning: "Sessions of the whole deployment, those that clients open by connecting included."),
+      meaning:
+        "Sessions of the whole deployment up to which REST makes more. Those that clients open by connecting count; what bounds "
+        + "them is each pool's `max` times `slots`."),
     Setting(
       key: "sessionTimeout", variable: "SESSION_TIMEOUT", flag: "--session-timeout", fallback: "1800000",
       meaning: "Longest life of a session in milliseconds, for pools without a `hardLimitMilliseconds` of their own."),
