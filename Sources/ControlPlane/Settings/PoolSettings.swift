@@ -41,7 +41,8 @@ extension ControlSettings {
     }
     let day = 86_400_000
     try number("slots", \.slots, in: 0...10_000)
-    if spec.slots == 0 { spec.recycleAfterSessions = 0 }
+    // One that several share is not thrown away after the first of them.
+    if spec.slots != 1 { spec.recycleAfterSessions = 0 }
     if case .fixed(let servers) = runtime {
       Self.settle(&spec, servers: servers)
     } else {

@@ -296,5 +296,8 @@ private func complaint(
     #expect(settings.pools.map(\.slots) == [0, 0])
     #expect(settings.pools.map(\.recycleAfterSessions) == [0, 0])
     #expect(settings.routes.map(\.pool) == ["shared"])
+    // The first client of several must not be the last one.
+    let several = try load("pools: {chrome: {slots: 3}, worn: {slots: 3, recycleAfterSessions: 9}, own: {}}")
+    #expect(several.pools.map(\.recycleAfterSessions) == [0, 9, 1])
   }
 }
