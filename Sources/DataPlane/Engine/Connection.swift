@@ -35,7 +35,7 @@ struct BodyState: BitwiseCopyable {
 /// What a deadline means when it passes.
 enum Wait: UInt8, BitwiseCopyable {
   case none, handshake, head, keepAlive, slot, goneWithoutSlot, connect, firstByte, body, tunnel, linger, flush,
-    instanceIdle, job
+    instanceIdle, job, place
 }
 
 struct Connection {
@@ -97,9 +97,17 @@ struct Connection {
   var waits = RouteWaits()
   /// Clients: how much of the request's body may still come.
   var bodyRoom = UInt64.max
+  /// Clients: the rate at which the request's body comes is measured since then (monotonic milliseconds, 0 = not at all),
+  /// from so many bytes on; ``unmeasured`` = from the next piece on.
+  var bodySince = 0
+  var bodyFrom = Self.unmeasured
+  static let unmeasured = UInt64.max
   /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
   var turn = Turn()
   var turnPool: PoolHandle?
+  /// Clients: the request has a place at its instance, or stands in line for one of this pool's.
+  var holdsPlace = false
+  var line: PoolHandle?
   /// Clients: where the request carries its key, which ends here.
   var keyPlace = CredentialPlace.none
   /// Clients: the answer is to bring a sticky cookie.

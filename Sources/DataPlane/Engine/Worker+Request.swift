@@ -74,7 +74,7 @@ extension Worker {
     s.slab[fd].waits = compiled.waits
     s.slab[fd].setsCookie = false
     s.slab[fd].makesJob = false
-    if compiled.isLimited, !admits(fd, compiled) { return }
+    if compiled.isGuarded, !admits(fd, compiled) { return }
     s.slab[fd].keyPlace = .none
     s.table.budgets[route].requested(now: s.now)
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
@@ -239,6 +239,8 @@ extension Worker {
       if bodyBytes > 0 { _ = s.slab[fd].machine.requestBodyEnded() }
       wait(fd, .firstByte)
     } else {
+      s.slab[fd].bodySince = bodyRate(fd) > 0 ? s.now : 0
+      s.slab[fd].bodyFrom = Connection.unmeasured
       wait(fd, .body)
       pump(fd)
     }
@@ -295,6 +297,45 @@ extension Worker {
     guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
     if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
     return true
+  }
+
+  // MARK: Rate of a body
+
+  /// Bytes a second that the request's body has to come with; 0 = any.
+  private func bodyRate(_ fd: Int32) -> Int {
+    let route = s.slab[fd].waits.bodyRate
+    return route >= 0 ? Int(route) : s.limits.bodyBytesPerSecond
+  }
+
+  /// When the body will have come too slowly: each byte that came puts it off.
+  func bodyDeadline(_ fd: Int32) -> Int {
+    guard s.slab[fd].bodyFrom != Connection.unmeasured else { return Int.max }
+    let bytes = Int(clamping: s.slab[fd].story.bytesFromClient - s.slab[fd].bodyFrom)
+    let credit = bytes.multipliedReportingOverflow(by: 1_000)
+    let milliseconds = credit.overflow ? Int.max / 2 : credit.partialValue / max(bodyRate(fd), 1)
+    return s.slab[fd].bodySince + s.limits.bodyGraceMilliseconds + milliseconds
+  }
+
+  /// A piece has moved while the request's body is measured.
+  func bodyProgress(_ source: Int32, _ target: Int32, _ client: Int32) {
+    if s.slab[client].machine.responseHasStarted || s.slab[client].isTunnel {
+      // Who answers early or talks both ways may have a client that takes its time.
+      s.slab[client].bodySince = 0
+      return progress(source, target)
+    }
+    guard source == client else { return wait(client, .body) }
+    guard s.slab[target].outbound.isEmpty else {
+      // The instance does not keep up: what comes later is not the client's doing.
+      s.slab[client].bodyFrom = Connection.unmeasured
+      return wait(client, .body)
+    }
+    if s.slab[client].bodyFrom == Connection.unmeasured {
+      s.slab[client].bodySince = s.now
+      s.slab[client].bodyFrom = s.slab[client].story.bytesFromClient
+    }
+    wait(client, .body)
+    let deadline = bodyDeadline(client)
+    if deadline < s.slab[client].deadline { s.timers.set(client, .body, at: max(deadline, s.now), s.slab) }
   }
 
   func refuseBadBody(_ fd: Int32) {
