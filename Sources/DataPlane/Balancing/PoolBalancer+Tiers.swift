@@ -22,6 +22,12 @@ extension PoolBalancer {
     return members[member].isUsable || isPanicking
   }
 
+  /// A member that some request has to find out about, or -1. Where requests stand in line, none would come by by itself.
+  package mutating func probe(now: Int) -> Int32 {
+    endEjections(now: now)
+    return probes.isEmpty ? -1 : members[Int(probes[0])].place
+  }
+
   /// How many members a request may go to, the ejected among them only while there is panic.
   package var candidateCount: Int { isPanicking ? order.count : usableCount }
 

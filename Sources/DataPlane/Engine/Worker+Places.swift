@@ -212,9 +212,15 @@ extension Worker {
   /// each table.
   func fillPlaces() {
     guard s.hasGates else { return }
-    for (_, tier) in s.poolStates where tier.s.isInTable && isInUse(tier) {
-      guard let gate = unsafe tier.s.gate else { continue }
-      unsafe fill(tier, gate.takeUnretainedValue())
+    for (_, tier) in s.poolStates where tier.s.isInTable {
+      guard let gate = unsafe tier.s.gate?.takeUnretainedValue() else { continue }
+      // One that waits finds out how an ejected instance is: newcomers stand behind it and would never get there.
+      let probe = tier.s.balancer.probe(now: s.now)
+      if probe >= 0 {
+        let key = s.instances[Int(probe)].key
+        if let waiter = gate.withQueue({ $0.give(key) }) { hand(gate, key, to: waiter) }
+      }
+      if isInUse(tier) { fill(tier, gate) }
     }
   }
 

@@ -239,6 +239,32 @@ import Testing
     withExtendedLifetime(free) {}
   }
 
+  @Test func whoWaitsFindsOutWhetherAnEjectedInstanceIsWellAgain() throws {
+    let instance = ScriptedInstance()
+    var pool = pool(1)
+    pool.ejection.consecutiveFailures = 1
+    pool.ejection.baseMilliseconds = 100
+    pool.panicPercent = 0
+    let engine = try TestEngine(instances: [instance.address], pool: pool)
+    let first = client(engine, "/first")
+    let upstream = try #require(instance.accept())
+    let second = client(engine, "/second")
+    let third = client(engine, "/third")
+    #expect(eventually { waiting(engine) == 2 })
+    // It fails, and is ejected with two in line.
+    _ = path(upstream)
+    upstream.send("HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno")
+    #expect(first.response()?.body == "no")
+    // The connection is kept, so the next request comes on it.
+    let seen = try #require(path(upstream))
+    #expect(["/second", "/third"].contains(seen))
+    answer(upstream)
+    #expect(path(upstream) != nil)
+    answer(upstream)
+    #expect(second.response()?.body == "ok" && third.response()?.body == "ok")
+    #expect(engine.value(.placesRefused) == 0)
+  }
+
   // MARK: Backups
 
   @Test(arguments: Strategy.allCases) func backupsAreForWhenNobodyElseIsThere(_ strategy: Strategy) throws {
