@@ -57,6 +57,8 @@ struct CompiledRoute: BitwiseCopyable {
   var waits = RouteWaits()
   /// Of a request's body; 0 = no limit.
   var bodyBytes: UInt64 = 0
+  /// Bytes a second that it has to come with; 0 = any, negative = as the engine says.
+  var bodyRate: Int32 = -1
   /// A client must show a key, or a session's id.
   var needsKey = false
   /// Whether the host was named exactly, so that no name of somebody else's leads here.
@@ -72,15 +74,12 @@ struct RouteWaits: BitwiseCopyable {
   var firstByte: Int32 = 0
   var body: Int32 = 0
   var tunnel: Int32 = 0
-  /// Bytes a second that a request's body has to come with; 0 = any, negative = the engine's.
-  var bodyRate: Int32 = -1
   init() {}
   init(_ route: RouteRecord) {
     connect = Int32(clamping: route.connectTimeoutMilliseconds)
     firstByte = Int32(clamping: route.firstByteTimeoutMilliseconds)
     body = Int32(clamping: route.bodyTimeoutMilliseconds)
     tunnel = Int32(clamping: route.tunnelIdleMilliseconds)
-    if let rate = route.minBodyBytesPerSecond { bodyRate = Int32(clamping: rate) }
   }
 }
 
@@ -243,6 +242,7 @@ struct CompiledTable: ~Copyable {
       route.attempts = UInt8(clamping: record.retries + 1)
       route.waits = RouteWaits(record)
       route.bodyBytes = UInt64(record.bodyBytes)
+      if let rate = record.minBodyBytesPerSecond { route.bodyRate = Int32(clamping: rate) }
       route.needsKey = record.auth ?? requiresKeys
       routes.append(route)
       routeRecords.append(record)

@@ -38,6 +38,10 @@ enum Wait: UInt8, BitwiseCopyable {
     instanceIdle, job, place
 }
 
+/// What a request has of a pool whose instances take only so many at a time.
+enum PlaceState: UInt8, BitwiseCopyable { case none, held, awaited }
+
+/// Fields stand in an order that leaves no gaps: an idle tunnel is mostly two of these.
 struct Connection {
   enum Kind: UInt8, BitwiseCopyable { case free, client, instance }
 
@@ -69,6 +73,12 @@ struct Connection {
   /// log2 of the next piece's size.
   var pieceShift: UInt8 = 16
   var wait = Wait.none
+  /// Clients: a listed peer's PROXY header has not come yet.
+  var awaitsProxyHeader = false
+  /// Clients: a listed proxy, whose word about its own clients is kept.
+  var isTrusted = false
+  /// Clients: the request has a place at its instance, or stands in line for one of `turnPool`.
+  var place = PlaceState.none
 
   /// The other side's descriptor, or -1.
   var peer: Int32 = -1
@@ -89,25 +99,17 @@ struct Connection {
   var route: Int32 = -1
   /// Clients: their address.
   var address = SocketAddress()
-  /// Clients: a listed peer's PROXY header has not come yet.
-  var awaitsProxyHeader = false
-  /// Clients: a listed proxy, whose word about its own clients is kept.
-  var isTrusted = false
   /// Clients: limits of time of the request's route.
   var waits = RouteWaits()
   /// Clients: how much of the request's body may still come.
   var bodyRoom = UInt64.max
-  /// Clients: the rate at which the request's body comes is measured since then (monotonic milliseconds, 0 = not at all),
-  /// from so many bytes on; ``unmeasured`` = from the next piece on.
-  var bodySince = 0
-  var bodyFrom = Self.unmeasured
-  static let unmeasured = UInt64.max
+  /// Clients: when the request's body would have come too slowly if nothing of it had come (monotonic milliseconds); 0 = it
+  /// may take its time, ``unmeasured`` = what comes from the next piece on counts.
+  var bodyDue = 0
+  static let unmeasured = Int.max
   /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
   var turn = Turn()
   var turnPool: PoolHandle?
-  /// Clients: the request has a place at its instance, or stands in line for one of this pool's.
-  var holdsPlace = false
-  var line: PoolHandle?
   /// Clients: where the request carries its key, which ends here.
   var keyPlace = CredentialPlace.none
   /// Clients: the answer is to bring a sticky cookie.

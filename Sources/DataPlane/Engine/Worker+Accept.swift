@@ -295,7 +295,7 @@ extension Worker {
         } else {
           instanceFailed(fd, .firstByteTimeout)
         }
-      } else if s.slab[fd].bodySince > 0, bodyDeadline(fd) <= s.now {
+      } else if bodyDeadline(fd) <= s.now {
         answer(fd, 408, "The request body comes too slowly.", .bodyTooSlow, closes: true)
       } else {
         answer(fd, 408, "The request body did not come in time.", .bodyTimeout, closes: true)

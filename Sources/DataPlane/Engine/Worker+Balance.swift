@@ -176,7 +176,7 @@ extension Worker {
     s.slab[fd].turnPool = nil
     pool.s.turns -= 1
     pool.s.balancer.ended(&s.slab[fd].turn, outcome, now: s.now)
-    if s.slab[fd].holdsPlace { leavePlace(fd, pool) }
+    if s.slab[fd].place != .none { leavePlace(fd, pool) }
   }
 
   // MARK: Members

@@ -89,7 +89,7 @@ extension Worker {
     }
     switch Line(rawValue: result) {
     case nil:
-      s.slab[fd].holdsPlace = true
+      s.slab[fd].place = .held
       connect(fd, instance: result, tier)
     case .mayNotWait: refuseInLine(fd, .queueTimeout)
     case .isFull: refuseInLine(fd, .queueFull)
@@ -97,8 +97,10 @@ extension Worker {
       s.nextTicket += 1
       s.tickets[ticket] = fd
       s.slab[fd].ticket = ticket
-      s.slab[fd].line = tier
-      // Keeps the pool's state until the line is left.
+      s.slab[fd].place = .awaited
+      // Like a turn that has not begun: it keeps the pool's state, and ends as one.
+      s.slab[fd].turn = Turn()
+      s.slab[fd].turnPool = tier
       tier.s.turns += 1
       s.slab[fd].machine.awaitsPlace()
       s.slab[fd].story.stepStarted = Clock.monotonicMicroseconds
@@ -120,23 +122,12 @@ extension Worker {
       closes: false, retryAfter: isFull ? 5 : 1, isLogged: false)
   }
 
-  /// The client gives up, or its time is over.
-  func leaveLine(_ fd: Int32, ticket: UInt64) {
-    guard let tier = s.slab[fd].line else { return }
-    s.slab[fd].line = nil
-    tier.s.turns -= 1
-    // When it is not in the line any more, the place that is on its way to it is given back when it comes.
-    _ = unsafe tier.s.gate?._withUnsafeGuaranteedRef { gate in
-      gate.withQueue { $0.cancel(worker: s.index, ticket: ticket) }
-    }
-  }
-
   /// A place at this instance is the request's that waited.
   func placeGranted(_ gate: PlaceGate, _ key: UInt64, ticket: UInt64) {
     guard let fd = s.tickets.removeValue(forKey: ticket) else { return giveBack(gate, key) }
     s.slab[fd].ticket = 0
-    s.slab[fd].line?.s.turns -= 1
-    s.slab[fd].line = nil
+    s.slab[fd].place = .none
+    endTurn(fd, .neutral)
     waitsNoMore(fd)
     let waited = since(s.slab[fd].story.stepStarted)
     s.slab[fd].story.queueMicroseconds = max(s.slab[fd].story.queueMicroseconds, 0) &+ waited
@@ -156,7 +147,7 @@ extension Worker {
       giveBack(gate, key)
       return chooseInstance(fd, route: index)
     }
-    s.slab[fd].holdsPlace = true
+    s.slab[fd].place = .held
     connect(fd, instance: place, tier)
   }
 
@@ -172,9 +163,12 @@ extension Worker {
     return s.drainingPlaces[key].map { ($0, first) }
   }
 
-  /// A request has left its instance: the place goes to who waits longest for it.
+  /// A request has left its instance: the place goes to who waits longest for it. Or it has left the line: its client gave
+  /// up, or its time is over.
   func leavePlace(_ fd: Int32, _ tier: PoolHandle) {
-    s.slab[fd].holdsPlace = false
+    let held = s.slab[fd].place == .held
+    s.slab[fd].place = .none
+    guard held else { return leaveLine(fd, tier) }
     let place = s.slab[fd].instance
     guard place >= 0, let gate = unsafe tier.s.gate else { return }
     let slot = s.instances[Int(place)]
@@ -186,6 +180,17 @@ extension Worker {
       }
     }
     if let waiter { unsafe hand(gate.takeUnretainedValue(), slot.key, to: waiter) }
+  }
+
+  private func leaveLine(_ fd: Int32, _ tier: PoolHandle) {
+    let ticket = s.slab[fd].ticket
+    s.slab[fd].ticket = 0
+    s.tickets[ticket] = nil
+    waitsNoMore(fd)
+    // When it is not in the line any more, the place that is on its way to it is given back when it comes.
+    _ = unsafe tier.s.gate?._withUnsafeGuaranteedRef { gate in
+      gate.withQueue { $0.cancel(worker: s.index, ticket: ticket) }
+    }
   }
 
   /// A place that came too late.

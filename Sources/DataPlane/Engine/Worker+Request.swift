@@ -239,8 +239,7 @@ extension Worker {
       if bodyBytes > 0 { _ = s.slab[fd].machine.requestBodyEnded() }
       wait(fd, .firstByte)
     } else {
-      s.slab[fd].bodySince = bodyRate(fd) > 0 ? s.now : 0
-      s.slab[fd].bodyFrom = Connection.unmeasured
+      s.slab[fd].bodyDue = bodyRate(fd) > 0 ? Connection.unmeasured : 0
       wait(fd, .body)
       pump(fd)
     }
@@ -303,37 +302,44 @@ extension Worker {
 
   /// Bytes a second that the request's body has to come with; 0 = any.
   private func bodyRate(_ fd: Int32) -> Int {
-    let route = s.slab[fd].waits.bodyRate
-    return route >= 0 ? Int(route) : s.limits.bodyBytesPerSecond
+    let route = s.slab[fd].route
+    let own = route >= 0 ? Int(s.table.routes[Int(route)].bodyRate) : -1
+    return own >= 0 ? own : s.limits.bodyBytesPerSecond
   }
 
-  /// When the body will have come too slowly: each byte that came puts it off.
+  /// The time that the bytes which have come are good for.
+  private func bodyCredit(_ fd: Int32) -> Int {
+    let rate = bodyRate(fd)
+    guard rate > 0 else { return Int.max / 4 }
+    let product = Int(clamping: s.slab[fd].story.bytesFromClient).multipliedReportingOverflow(by: 1_000)
+    return product.overflow ? Int.max / 4 : min(product.partialValue / rate, Int.max / 4)
+  }
+
+  /// When the body will have come too slowly: each byte that comes puts it off.
   func bodyDeadline(_ fd: Int32) -> Int {
-    guard s.slab[fd].bodyFrom != Connection.unmeasured else { return Int.max }
-    let bytes = Int(clamping: s.slab[fd].story.bytesFromClient - s.slab[fd].bodyFrom)
-    let credit = bytes.multipliedReportingOverflow(by: 1_000)
-    let milliseconds = credit.overflow ? Int.max / 2 : credit.partialValue / max(bodyRate(fd), 1)
-    return s.slab[fd].bodySince + s.limits.bodyGraceMilliseconds + milliseconds
+    let due = s.slab[fd].bodyDue
+    return due == 0 || due == Connection.unmeasured ? Int.max : due + bodyCredit(fd)
   }
 
   /// A piece has moved while the request's body is measured.
   func bodyProgress(_ source: Int32, _ target: Int32, _ client: Int32) {
     if s.slab[client].machine.responseHasStarted || s.slab[client].isTunnel {
       // Who answers early or talks both ways may have a client that takes its time.
-      s.slab[client].bodySince = 0
+      s.slab[client].bodyDue = 0
       return progress(source, target)
     }
-    guard source == client else { return wait(client, .body) }
+    wait(client, .body)
+    guard source == client else { return }
     guard s.slab[target].outbound.isEmpty else {
       // The instance does not keep up: what comes later is not the client's doing.
-      s.slab[client].bodyFrom = Connection.unmeasured
-      return wait(client, .body)
+      s.slab[client].bodyDue = Connection.unmeasured
+      return
     }
-    if s.slab[client].bodyFrom == Connection.unmeasured {
-      s.slab[client].bodySince = s.now
-      s.slab[client].bodyFrom = s.slab[client].story.bytesFromClient
+    if s.slab[client].bodyDue == Connection.unmeasured {
+      s.slab[client].bodyDue = s.now + s.limits.bodyGraceMilliseconds - bodyCredit(client)
+      // Neither of the two words.
+      if s.slab[client].bodyDue == 0 { s.slab[client].bodyDue = 1 }
     }
-    wait(client, .body)
     let deadline = bodyDeadline(client)
     if deadline < s.slab[client].deadline { s.timers.set(client, .body, at: max(deadline, s.now), s.slab) }
   }

@@ -306,11 +306,7 @@ extension Worker {
       s.slab[fd].ticket = 0
       waitsNoMore(fd)
       s.tickets[ticket] = nil
-      if s.slab[fd].line != nil {
-        leaveLine(fd, ticket: ticket)
-      } else {
-        s.coordinator.notify(.cancel(ticket: ticket, worker: s.index))
-      }
+      s.coordinator.notify(.cancel(ticket: ticket, worker: s.index))
     }
     s.visits[fd] = nil
   }

@@ -98,7 +98,7 @@ import Testing
     ),
     (
       "routes:\n  - path: /\n    servers:\n    - url: http://a\n      wait: 1\n",
-      "f:5: routes[0].servers[0].wait: there is no such setting; known are url, weight"
+      "f:5: routes[0].servers[0].wait: there is no such setting; known are backup, url, weight"
     ),
     (
       "routes:\n  - path: /\n    servers:\n    - url: http://a\n    - url: http://A:80/\n",
@@ -122,7 +122,7 @@ import Testing
     ),
     (
       "routes:\n  - {path: /, backend: a}\nbackends:\n  a: {servers: [{url: http://a}], retries: 1}\n",
-      "f:4: backends.a.retries: there is no such setting; known are docker_image, ejection, hashOn, health, panicPercent, proxyProtocol, servers, slowStartMilliseconds, strategy"
+      "f:4: backends.a.retries: there is no such setting; known are docker_image, ejection, hashOn, health, maxConnections, panicPercent, proxyProtocol, queueLimit, queueTimeoutMilliseconds, servers, slowStartMilliseconds, strategy"
     ),
     // A list of backends.
     (#"{"backends": []}"#, "f:1: backends: must list at least one host and port"),
