@@ -5,6 +5,7 @@ import Observability
 import Posix
 import ProxyMachine
 import Routing
+import Synchronization
 import TestSupport
 import Testing
 
@@ -262,6 +263,78 @@ import Testing
     #expect(path(upstream) != nil)
     answer(upstream)
     #expect(second.response()?.body == "ok" && third.response()?.body == "ok")
+    #expect(engine.value(.placesRefused) == 0)
+  }
+
+  /// Many clients at once, some of which go away at any moment: at no time has an instance more than it may, and in the end
+  /// every place is there.
+  @Test(arguments: [1, 3]) func placesAreNeitherLostNorDoubled(_ workers: Int) throws {
+    final class Watch: Sendable {
+      let now = Atomic<Int>(0)
+      let peak = Atomic<Int>(0)
+      /// Requests are held until this many are there.
+      let together = Atomic<Int>(0)
+      let missed = Atomic<Int>(0)
+      func serve() {
+        let count = now.add(1, ordering: .relaxed).newValue
+        peak.max(count, ordering: .relaxed)
+        let wanted = together.load(ordering: .relaxed)
+        let deadline = Clock.monotonicMilliseconds + 8_000
+        while peak.load(ordering: .relaxed) < wanted {
+          usleep(500)
+          if Clock.monotonicMilliseconds > deadline {
+            missed.add(1, ordering: .relaxed)
+            break
+          }
+        }
+        usleep(300)
+        now.subtract(1, ordering: .relaxed)
+      }
+    }
+    let watches = (0..<3).map { _ in Watch() }
+    let instances = watches.map { watch in
+      AnsweringInstance { _ in
+        watch.serve()
+        return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+      }
+    }
+    let engine = try TestEngine(instances: instances.map(\.address), pool: pool(2), workers: workers)
+    let address = engine.engine.addresses[0]
+    let request = get
+    func clients(_ count: Int, _ requests: Int, goAway: Bool) throws -> Int {
+      let threads = (0..<count).map { number in
+        TestThread { () -> Int in
+          var random = SplitMix64(seed: UInt64(number))
+          var served = 0
+          var client = Peer(connectingTo: address)
+          for _ in 0..<requests {
+            client.send(request)
+            if goAway, Int.random(in: 0..<3, using: &random) == 0 {
+              usleep(UInt32.random(in: 0..<3_000, using: &random))
+              client.reset()
+              client = Peer(connectingTo: address)
+            } else if client.response()?.body == "ok" {
+              served += 1
+            }
+          }
+          return served
+        }
+      }
+      return try threads.reduce(0) { try $0 + $1.join() }
+    }
+    #expect(try clients(16, 20, goAway: false) == 320)
+    for watch in watches { #expect(watch.peak.load(ordering: .relaxed) <= 2) }
+    _ = try clients(16, 30, goAway: true)
+    #expect(eventually { waiting(engine) == 0 && counted(engine, .activeNow) == 0 })
+    #expect(eventually { watches.allSatisfy { $0.now.load(ordering: .relaxed) == 0 } })
+    // All places at once: none is lost.
+    for watch in watches {
+      watch.peak.store(0, ordering: .relaxed)
+      watch.together.store(2, ordering: .relaxed)
+    }
+    let last = (0..<6).map { _ in client(engine, "/") }
+    for client in last { #expect(client.response()?.body == "ok") }
+    for watch in watches { #expect(watch.missed.load(ordering: .relaxed) == 0) }
     #expect(engine.value(.placesRefused) == 0)
   }
 
