@@ -8,7 +8,7 @@ enum Invariants {
   /// The books: slots, sessions, leases, ports and instances must agree with each other at every moment. Returns how often
   /// the doorbell has rung, and what does not agree, as sentences.
   private static let booksSource = #"""
-    local prefix, host, problems = ARGV[1], ARGV[2], {}
+    local prefix, hosts, problems = ARGV[1], tonumber(ARGV[2]), {}
     local call = redis.call
     local function problem(text) problems[#problems + 1] = text end
 
@@ -20,13 +20,14 @@ enum Invariants {
       local place = record.host .. ':' .. record.port
       if places[place] then problem(id .. ' and ' .. places[place] .. ' are both at ' .. place) end
       places[place] = id
+      local host = record.labels and record.labels.host or 'nowhere'
       if record.state ~= 'starting' and call('HGET', prefix .. 'ports:' .. host .. ':owner', record.port) ~= id then
         problem(id .. ' does not own its port ' .. record.port)
       end
     end
 
     local held = 0
-    for i = 4, #ARGV, 2 do
+    for i = 3 + 2 * hosts, #ARGV, 2 do
       local pool, most = ARGV[i], tonumber(ARGV[i + 1])
       local text = call('HGET', prefix .. 'pools', pool)
       local settings = text and cjson.decode(text) or {recycleAfterSessions = 0}
@@ -58,31 +59,34 @@ enum Invariants {
     end
     if call('ZCARD', prefix .. 'sessions') ~= held then problem('other sessions are listed than held') end
 
-    local ports = prefix .. 'ports:' .. host .. ':'
-    local sets, seen, ranged = {'free', 'allocated', 'quarantined'}, {}, 0
-    for _, set in ipairs(sets) do
-      for _, port in ipairs(call('ZRANGE', ports .. set, 0, -1)) do
-        if seen[port] then problem('port ' .. port .. ' is ' .. seen[port] .. ' and ' .. set) end
-        seen[port] = set
-        ranged = ranged + 1
+    for n = 1, hosts do
+      local ports, size = prefix .. 'ports:' .. ARGV[1 + 2 * n] .. ':', ARGV[2 + 2 * n]
+      local sets, seen, ranged = {'free', 'allocated', 'quarantined'}, {}, 0
+      for _, set in ipairs(sets) do
+        for _, port in ipairs(call('ZRANGE', ports .. set, 0, -1)) do
+          if seen[port] then problem('port ' .. port .. ' is ' .. seen[port] .. ' and ' .. set) end
+          seen[port] = set
+          ranged = ranged + 1
+        end
       end
+      if call('EXISTS', ports .. 'range') == 1 and ranged ~= tonumber(size) then
+        problem(ranged .. ' ports are on the books, not ' .. size)
+      end
+      local owners = call('HGETALL', ports .. 'owner')
+      for i = 1, #owners, 2 do
+        if seen[owners[i]] ~= 'allocated' then problem('port ' .. owners[i] .. ' is owned and ' .. tostring(seen[owners[i]])) end
+        if call('HGET', ports .. 'by-owner', owners[i + 1]) ~= owners[i] then problem(owners[i + 1] .. ' has two ports') end
+      end
+      if #owners / 2 ~= call('ZCARD', ports .. 'allocated') then problem('allocated ports have no owners') end
     end
-    if call('EXISTS', ports .. 'range') == 1 and ranged ~= tonumber(ARGV[3]) then
-      problem(ranged .. ' ports are on the books, not ' .. ARGV[3])
-    end
-    local owners = call('HGETALL', ports .. 'owner')
-    for i = 1, #owners, 2 do
-      if seen[owners[i]] ~= 'allocated' then problem('port ' .. owners[i] .. ' is owned and ' .. tostring(seen[owners[i]])) end
-      if call('HGET', ports .. 'by-owner', owners[i + 1]) ~= owners[i] then problem(owners[i + 1] .. ' has two ports') end
-    end
-    if #owners / 2 ~= call('ZCARD', ports .. 'allocated') then problem('allocated ports have no owners') end
     table.insert(problems, 1, call('GET', prefix .. 'rings') or '0')
     return problems
     """#
   private static let books = Script(name: "simulation.books", source: booksSource)
 
   @Simulated static func books(_ scene: Scene, keys: Keys) -> Command<Reply> {
-    var arguments = [keys.prefix, SimulatedLeader.host, String(scene.ports.count)]
+    var arguments = [keys.prefix, String(scene.hosts.count)]
+    for host in scene.hosts { arguments += [host.name, String(host.ports.count)] }
     for pool in scene.pools {
       arguments += [pool.name, String(scene.most(of: pool) + scene.adopted[pool.name, default: 0])]
     }

@@ -140,7 +140,7 @@ extension Scene {
   }
 
   /// With fewer ports than instances somebody has to do without.
-  private var isShortOfPorts: Bool { ports.count < pools.reduce(0) { $0 + most(of: $1) } }
+  private var isShortOfPorts: Bool { portCount < pools.reduce(0) { $0 + most(of: $1) } }
 
   /// What is left to do; nil when everything is as it should be.
   private func whyNotAtRest() -> String? {
@@ -174,7 +174,9 @@ extension Scene {
     if case .int(let sessions) = wire.peek(["ZCARD", wire.keys.sessions]), sessions > 0 {
       return "\(sessions) sessions have not ended"
     }
-    if let id = leader.entries.keys.sorted().first(where: { leader.entries[$0]?.recycling != nil }) {
+    // Without a port for its successor a worn instance stays.
+    let worn = leader.entries.keys.sorted().first { leader.entries[$0]?.recycling != nil }
+    if let id = worn, !isShortOfPorts {
       return "\(id) is worn"
     }
     if present > 0 { return "\(present) clients are there" }
@@ -185,10 +187,11 @@ extension Scene {
     if case .int(let registered) = wire.peek(["HLEN", wire.keys.instances]), registered != leader.entries.count {
       return "\(registered) instances are registered, \(leader.entries.count) are there"
     }
-    if case .int(let taken) = wire.peek(["ZCARD", wire.keys.portsAllocated(host: SimulatedLeader.host)]),
-      taken != leader.entries.count
-    {
-      return "\(taken) ports are taken by \(leader.entries.count) instances"
+    for host in hosts {
+      let count = leader.entries.values.count { $0.host == host.name }
+      if case .int(let taken) = wire.peek(["ZCARD", wire.keys.portsAllocated(host: host.name)]), taken != count {
+        return "\(taken) ports of \(host.name) are taken by \(count) instances"
+      }
     }
     if case .int(let known) = wire.peek(["ZCARD", wire.keys.replicas]), known != replicas.count {
       return "\(known) replicas are known, \(replicas.count) live"

@@ -25,6 +25,8 @@ enum Mutation: String, CaseIterable {
   case scaleDownFlaps
   /// An instance whose removal was begun while Redis was away is put back on record, or stays in the memory forever. It was.
   case unfinishedAreRestored
+  /// Ports of all hosts are taken from one host's book.
+  case hostsShareABook
   /// A worn instance goes although its successor is not there.
   case successorsAreNotAwaited
   /// An instance is stopped while replicas have requests under way to it.

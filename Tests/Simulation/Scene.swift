@@ -54,6 +54,13 @@ extension SplitMix64 {
   mutating func chance(_ percent: Int) -> Bool { percent > 0 && Int.random(in: 0..<100, using: &self) < percent }
 }
 
+/// A machine that instances run on. All have the same port numbers, so that one taken for another is noticed.
+struct SimulatedHost: Sendable {
+  let name: String
+  let address: String
+  let ports: ClosedRange<Int>
+}
+
 @Simulated final class Scene {
   static let start = 1_700_000_000_000
   let seed: UInt64
@@ -63,7 +70,7 @@ extension SplitMix64 {
   private let surge: [String: Int]
   /// Whether clients and requests come.
   private(set) var isBusy = true
-  let ports: ClosedRange<Int>
+  let hosts: [SimulatedHost]
   let totalLaunches: Int
   let hostLaunches: Int
   var random: SplitMix64
@@ -106,7 +113,12 @@ extension SplitMix64 {
       uniqueKeysWithValues: pools.map { ($0.name, $0.recycling.hasThresholds ? $0.recycling.maxSurge : 0) })
     let most = pools.reduce(0) { $0 + $1.max } + surge.values.reduce(0, +)
     // Sometimes there are not enough ports for all.
-    ports = 50_000...(50_000 + Swift.max(1, most + Int.random(in: -1...6, using: &random)) - 1)
+    let ports = Swift.max(1, most + Int.random(in: -1...6, using: &random))
+    let count = random.chance(40) ? Int.random(in: 2...3, using: &random) : 1
+    hosts = (1...count).map { number in
+      let share = Swift.max(1, ports / count + (number <= ports % count ? 1 : 0))
+      return SimulatedHost(name: "host-\(number)", address: "10.0.0.\(number)", ports: 50_000...(50_000 + share - 1))
+    }
     totalLaunches = Int.random(in: 1...6, using: &random)
     hostLaunches = Int.random(in: 1...4, using: &random)
     faults = Faults(&random)
@@ -212,6 +224,8 @@ extension SplitMix64 {
 
   func draw(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &random) }
   func chance(_ percent: Int) -> Bool { random.chance(percent) }
+  func host(_ name: String?) -> SimulatedHost { hosts.first { $0.name == name } ?? hosts[0] }
+  var portCount: Int { hosts.reduce(0) { $0 + $1.ports.count } }
   func spec(of pool: String) -> PoolSpec? { pools.first { $0.name == pool } }
 
   func tell(_ line: @autoclosure () -> String) {

@@ -8,7 +8,7 @@ import Routing
 import State
 
 @Simulated final class SimulatedLeader {
-  nonisolated static let host = "host"
+  nonisolated static let hostLabel = "host"
   nonisolated static let containerLabel = "container"
   nonisolated static let recyclingLabel = "recycling"
   nonisolated static let replacesLabel = "replaces"
@@ -33,6 +33,7 @@ import State
     var drainingSince: Int?
     var rate = RequestRate()
 
+    var host: String { record.labels[SimulatedLeader.hostLabel] ?? "" }
     var recycling: String? { record.labels[SimulatedLeader.recyclingLabel] }
     var isSettled: Bool { !busy && !isUnsaved && !isSaving }
     var container: Int? { record.labels[SimulatedLeader.containerLabel].flatMap { Int($0) } }
@@ -73,7 +74,9 @@ import State
 
   var keys: Keys { scene.wire.keys }
   var registry: Registry { Registry(keys: keys) }
-  var ports: Ports { Ports(keys: keys, host: Self.host, fence: fence ?? Fence(token: 0, id: "nobody")) }
+  func ports(of host: String) -> Ports {
+    Ports(keys: keys, host: host, fence: fence ?? Fence(token: 0, id: "nobody"))
+  }
   var leases: Leases { Leases(keys: keys) }
 
   init(_ name: String, scene: Scene) {
@@ -465,7 +468,8 @@ import State
   // MARK: Launching
 
   private func launch(_ spec: PoolSpec, restart: Restart?, replacing old: String?) -> Bool {
-    let starting = entries.values.count { $0.record.state == .starting }
+    let host = place()
+    let starting = entries.values.count { $0.record.state == .starting && $0.host == host.name }
     if starting >= scene.hostLaunches, scene.mutation != .launchesAreNotCounted { return false }
     if starting + 1 > scene.hostLaunches {
       scene.problem("\(starting + 1) start at once on a host for \(scene.hostLaunches)")
@@ -480,11 +484,13 @@ import State
       scene.problem("\(spec.name) launches \(scene.now - memory.failedAt) ms after \(memory.failures) failures")
     }
     let id = restart?.id ?? scene.name(spec.name)
+    var labels = [Self.hostLabel: host.name]
+    labels[Self.replacesLabel] = old
     if let restart { pools[spec.name]?.restarts.removeAll { $0 == restart } }
     let token = insert(
       InstanceRecord(
-        id: id, pool: spec.name, host: "127.0.0.1", port: 0, generation: restart?.generation ?? 1, state: .starting,
-        slots: spec.slots, startedAt: scene.now, labels: old.map { [Self.replacesLabel: $0] } ?? [:]))
+        id: id, pool: spec.name, host: host.address, port: 0, generation: restart?.generation ?? 1, state: .starting,
+        slots: spec.slots, startedAt: scene.now, labels: labels))
     entries[id]?.busy = true
     entries[id]?.launchBegan = scene.now
     launches += 1
@@ -493,11 +499,22 @@ import State
     return true
   }
 
+  /// The host that has most room, one that may start another instance before one that may not.
+  private func place() -> SimulatedHost {
+    func room(_ host: SimulatedHost) -> (Int, Int) {
+      let there = entries.values.filter { $0.host == host.name }
+      let free = host.ports.count - there.count
+      return (free > 0 && there.count { $0.record.state == .starting } < scene.hostLaunches ? 1 : 0, free)
+    }
+    return scene.hosts.max { room($0) < room($1) } ?? scene.hosts[0]
+  }
+
   private enum Outcome { case ready, failed, portTaken, notOurs }
 
   private func performLaunch(_ id: String, _ token: Int, _ spec: PoolSpec) async throws {
     for _ in 0..<4 {
-      guard entry(id, token) != nil else { return }
+      guard let host = entry(id, token)?.host else { return }
+      let ports = ports(of: scene.mutation == .hostsShareABook ? scene.hosts[0].name : host)
       let port: Int
       do {
         guard let free = try await run(ports.allocate(owner: id, now: scene.now)) else {
@@ -509,7 +526,7 @@ import State
         forget(id, token)
         return
       }
-      if scene.runtime.hasPort(port) {
+      if scene.runtime.hasPort(port, of: host) {
         try await quarantine(port, of: id)
         continue
       }
@@ -530,6 +547,7 @@ import State
 
   private func quarantine(_ port: Int, of id: String) async throws {
     do {
+      let ports = ports(of: entries[id]?.host ?? "")
       _ = try await run(ports.quarantine(port: port, owner: id, until: scene.now + 2_000, now: scene.now))
     } catch let error where !(error is Died) {}
   }
@@ -547,7 +565,7 @@ import State
     let container: Int
     do {
       container = try await scene.runtime.launch(
-        instance: id, pool: spec.name, port: port, generation: saved.record.generation, by: process)
+        instance: id, pool: spec.name, host: saved.host, port: port, generation: saved.record.generation, by: process)
     } catch let failure as SimulatedRuntime.Failure {
       return failure == .portTaken ? .portTaken : .failed
     }
@@ -655,6 +673,7 @@ import State
 
   private func finish(_ record: InstanceRecord, _ token: Int, reason: String) async throws {
     let id = record.id
+    let ports = ports(of: record.labels[Self.hostLabel] ?? "")
     if scene.mutation == .portIsFreeTooEarly, record.port > 0 {
       _ = try? await run(ports.release(port: record.port, owner: id, now: scene.now))
     }
@@ -693,7 +712,9 @@ import State
   // MARK: A new term
 
   private func takeOver(_ fence: Fence) async throws {
-    try await run(ports.configure(range: scene.ports, now: scene.now))
+    for host in scene.hosts {
+      try await run(ports(of: host.name).configure(range: host.ports, now: scene.now))
+    }
     try await guarded(
       { registry.declare(pools: scene.pools.map(\.record), routes: [], fence: $0, now: scene.now) }, as: fence)
     let records = try await run(registry.instances())
@@ -705,8 +726,9 @@ import State
       try await scene.runtime.remove(container.number, by: process)
     }
     for id in entries.keys.sorted() {
-      guard let port = entries[id]?.record.port, port > 0 else { continue }
-      if try await !run(ports.adopt(port: port, owner: id, now: scene.now)) {
+      guard let entry = entries[id], entry.record.port > 0 else { continue }
+      let port = entry.record.port
+      if try await !run(ports(of: entry.host).adopt(port: port, owner: id, now: scene.now)) {
         scene.tell("the port \(port) of \(id) belongs to another")
       }
     }
@@ -716,7 +738,7 @@ import State
   private func adopt(_ record: InstanceRecord) {
     var record = record
     if record.labels[Self.containerLabel] == nil, let running = scene.runtime.living(instance: record.id),
-      running.port == record.port
+      running.port == record.port, running.host == record.labels[Self.hostLabel]
     {
       record.labels[Self.containerLabel] = String(running.number)
     }
@@ -791,8 +813,10 @@ import State
     guard scene.now >= nextUpkeep else { return }
     nextUpkeep = scene.now + 2_000
     if scene.mutation != .portIsKept {
-      _ = try await run(
-        ports.reclaim(keeping: entries.keys.sorted(), olderThan: scene.now - 4_000, now: scene.now))
+      for host in scene.hosts {
+        let owners = entries.keys.sorted()
+        _ = try await run(ports(of: host.name).reclaim(keeping: owners, olderThan: scene.now - 4_000, now: scene.now))
+      }
     }
     for container in scene.runtime.living where scene.mutation != .orphansAreKept {
       guard let held = current, held == fence, termDone == term else { return }

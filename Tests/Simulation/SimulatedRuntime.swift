@@ -7,6 +7,7 @@ import Domain
     let number: Int
     let instance: String
     let pool: String
+    let host: String
     let port: Int
     let generation: Int
     var readyAt: Int
@@ -29,14 +30,14 @@ import Domain
   var living: [Container] { containers.values.filter(\.isAlive).sorted { $0.number < $1.number } }
   func living(instance: String) -> Container? { living.last { $0.instance == instance } }
   func isAlive(_ number: Int?) -> Bool { number.flatMap { containers[$0]?.isAlive } ?? false }
-  func hasPort(_ port: Int) -> Bool { living.contains { $0.port == port } }
+  func hasPort(_ port: Int, of host: String) -> Bool { living.contains { $0.port == port && $0.host == host } }
 
   /// Starts a container. Its answer may be an error although it starts, a little later.
   func launch(
-    instance: String, pool: String, port: Int, generation: Int, by process: Process
+    instance: String, pool: String, host: String, port: Int, generation: Int, by process: Process
   ) async throws -> Int {
     try await scene.transit(scene.draw(0...60))
-    if hasPort(port) {
+    if hasPort(port, of: host) {
       try await scene.sleep(1, process)
       throw Failure.portTaken
     }
@@ -48,25 +49,25 @@ import Domain
       let late = scene.draw(0...1_500)
       scene.spawn {
         try await self.scene.transit(late)
-        if !self.hasPort(port) { _ = self.create(instance, pool, port, generation) }
+        if !self.hasPort(port, of: host) { _ = self.create(instance, pool, host, port, generation) }
       }
       try await scene.sleep(scene.draw(100...1_000), process)
       throw Failure.other
     }
-    let number = create(instance, pool, port, generation)
+    let number = create(instance, pool, host, port, generation)
     try await scene.sleep(scene.draw(0...20), process)
     return number
   }
 
-  private func create(_ instance: String, _ pool: String, _ port: Int, _ generation: Int) -> Int {
+  private func create(_ instance: String, _ pool: String, _ host: String, _ port: Int, _ generation: Int) -> Int {
     next += 1
     var container = Container(
-      number: next, instance: instance, pool: pool, port: port, generation: generation,
+      number: next, instance: instance, pool: pool, host: host, port: port, generation: generation,
       readyAt: scene.now + scene.draw(50...900))
     // Some never answer, and some die before they do.
     if scene.chance(scene.faults.failedLaunches / 2) { container.readyAt = .max }
     containers[next] = container
-    scene.tell("container \(next) of \(instance) at \(port)")
+    scene.tell("container \(next) of \(instance) at \(host):\(port)")
     if scene.chance(scene.faults.crashes / 2) {
       let (number, life) = (next, scene.draw(0...2_000))
       scene.spawn {

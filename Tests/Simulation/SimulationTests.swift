@@ -80,7 +80,7 @@ import Testing
   /// A simulation that finds nothing proves nothing: each of these bugs must be found within some seeds.
   @Test(arguments: Mutation.allCases) func aBugOnPurposeIsFound(mutation: Mutation) throws {
     let redis = try RedisFixture()
-    for seed in UInt64(1)...60 {
+    for seed in UInt64(1)...200 {
       if let problem = try Self.play(seed, redis, mutation: mutation).problems.first {
         print("simulation: \(mutation) is found by seed \(seed): \(problem)")
         return
