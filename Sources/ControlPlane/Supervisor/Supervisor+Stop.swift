@@ -173,6 +173,8 @@ extension Supervisor {
     if !instances.isEmpty {
       logger.error("instances are left", metadata: ["instances": "\(instances.keys.sorted().joined(separator: ", "))"])
     }
+    // Nothing is launched any more, so a port that nobody here knows is one that a cut-off launch has left.
+    if let term = await lease.current { try? await reclaimPorts(term, olderThan: Clock.unixMilliseconds + 1) }
   }
 
   private func endNow(_ id: String) async {

@@ -99,20 +99,22 @@ extension Supervisor {
       await record("replica.lost", replica.id, reason: "no heartbeat", fields: ["sessions": String(sessions.count)])
     }
     if upkeep.isDue("ports", every: Upkeep.portsMilliseconds) {
-      for host in portHosts { try await reclaimPorts(of: host, term) }
+      try await reclaimPorts(term, olderThan: Clock.unixMilliseconds - Self.reclaimMilliseconds)
     }
     if upkeep.isDue("strays", every: Upkeep.straysMilliseconds) { removeStrays() }
     if upkeep.isDue("figures", every: Upkeep.figuresMilliseconds) { measure() }
   }
 
-  private func reclaimPorts(of host: String, _ term: Term) async throws(RedisError) {
-    guard let ports = ports(of: host, term.fence) else { return }
-    let now = Clock.unixMilliseconds
-    let freed = try await redis.run(
-      ports.reclaim(keeping: instances.keys.sorted(), olderThan: now - Self.reclaimMilliseconds, now: now))
-    for lease in freed {
-      logger.notice("port reclaimed", metadata: ["port": "\(lease.port)", "owner": "\(lease.owner)"])
-      await record("port.reclaimed", String(lease.port), reason: "its owner \(lease.owner) is gone")
+  /// Frees the ports of owners that nobody knows, as a launch leaves one that is cut off before its record is written.
+  func reclaimPorts(_ term: Term, olderThan: Int) async throws(RedisError) {
+    for host in portHosts {
+      guard let ports = ports(of: host, term.fence) else { continue }
+      let freed = try await redis.run(
+        ports.reclaim(keeping: instances.keys.sorted(), olderThan: olderThan, now: Clock.unixMilliseconds))
+      for lease in freed {
+        logger.notice("port reclaimed", metadata: ["port": "\(lease.port)", "owner": "\(lease.owner)"])
+        await record("port.reclaimed", String(lease.port), reason: "its owner \(lease.owner) is gone")
+      }
     }
   }
 

@@ -15,7 +15,7 @@ import Testing
 
 /// A runtime whose next launch, stop or wait for an answer stands still until it is let go.
 private final class HeldRuntime: Runtime {
-  enum Point: Sendable { case launch, stop, answer }
+  enum Point: Sendable { case port, launch, stop, answer }
   private struct State {
     var point: Point?
     var isHeld = false
@@ -63,7 +63,12 @@ private final class HeldRuntime: Runtime {
     if mine { state.withLock { $0.isThrough = true } }
     return left
   }
-  func conflict(host: String, port: Int) async -> String? { await inner.conflict(host: host, port: port) }
+  func conflict(host: String, port: Int) async -> String? {
+    let mine = await pass(.port)
+    let conflict = await inner.conflict(host: host, port: port)
+    if mine { state.withLock { $0.isThrough = true } }
+    return conflict
+  }
   func wasStarted(_ record: InstanceRecord) -> Bool { inner.wasStarted(record) }
   func isAlive(_ record: InstanceRecord) -> Bool { inner.isAlive(record) }
   func remember(_ record: InstanceRecord) async { await inner.remember(record) }
@@ -138,6 +143,20 @@ private final class HeldRuntime: Runtime {
     }
     #expect(try await scene.bench.settled(1) == [ready])
     try await scene.end(b)
+  }
+
+  @Test func thePortOfALaunchThatNobodyHeardOfComesBack() async throws {
+    let scene = try Scene(holding: .port)
+    try await eventually("a has a port and no record of what it is for") { scene.runtime.isHeld }
+    let lost = try #require(try await scene.bench.allocated().first)
+    let b = try await scene.partition()
+    let ready = try await scene.bench.settled(1)[0]
+    #expect(try await Set(scene.bench.allocated().map(\.owner)) == [ready.id, lost.owner])
+    scene.runtime.letGo()
+    try await eventually("a goes on") { scene.runtime.isThrough }
+    try await scene.end(b)
+    let reasons = try await scene.bench.events().filter { $0.type == "port.reclaimed" }
+    #expect(reasons.map(\.id) == [String(lost.port)])
   }
 
   @Test func aLaunchThatLooksFailedToTheOldLeaderStaysTheNewOnes() async throws {
