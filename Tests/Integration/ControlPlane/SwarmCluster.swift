@@ -1,5 +1,5 @@
-// The swarm of the tests: three engines in namespaces of this machine, made once by scripts/test-swarm and ended with this
-// process. A node can be killed, started again and cut off, which no test may leave so.
+// The swarm of the tests: a manager and two workers in namespaces of this machine, made once by scripts/test-swarm and
+// ended with this process. A node can be killed, started again and cut off, which no test may leave so.
 import Domain
 import Foundation
 import Glibc
@@ -26,6 +26,9 @@ struct SwarmCluster: Sendable {
 
   private static let made = Result { try SwarmCluster() }
 
+  /// The image of a Chrome on its way from the tests' engine to node 2: it takes longer than most tests, which mostly wait.
+  private let chrome: Task<Void, any Error>
+
   static func find() async throws -> SwarmCluster {
     let cluster = try made.get()
     try await eventually("all nodes are ready") { try cluster.ready().count == cluster.nodes.count }
@@ -39,6 +42,17 @@ struct SwarmCluster: Sendable {
       return Node(number: index + 1, address: String(address), engine: ContainerEngine(address: socket))
     }
     try #require(nodes.count == 3, "\(out)")
+    let target = nodes[1].engine.address
+    chrome = Task {
+      try await BlockingPool(threads: 1).run { () throws(FixtureError) in
+        do {
+          let copy =
+            "docker --host \(try ContainerEngine.find().address) save \(DockerBench.image) | docker --host \(target) load -q"
+          let (status, out) = try ContainerEngine.run("bash", ["-o", "pipefail", "-c", copy])
+          if status != 0 { throw FixtureError("the image of Chrome: \(out)") }
+        } catch { throw FixtureError("\(error)") }
+      }
+    }
     for node in nodes { try docker("node", "update", "--label-add", "number=\(node.number)", node.name) }
   }
 
@@ -87,13 +101,10 @@ struct SwarmCluster: Sendable {
     return found.filter { !$0.isNewline }
   }
 
-  /// Brings the image of a Chrome from the tests' engine, which takes a while the first time.
-  func provideChrome(on node: Node) throws {
-    if (try? node.engine.docker("image", "inspect", DockerBench.image)) != nil { return }
-    let here = try ContainerEngine.find()
-    let copy = "docker --host \(here.address) save \(DockerBench.image) | docker --host \(node.engine.address) load -q"
-    let (status, out) = try ContainerEngine.run("bash", ["-o", "pipefail", "-c", copy])
-    guard status == 0 else { throw FixtureError("the image of Chrome: \(out)") }
+  /// The node that has the image of a Chrome, when it has it.
+  func nodeWithChrome() async throws -> Node {
+    try await chrome.value
+    return nodes[1]
   }
 
   /// As a power cut: nothing of it gets to say anything.
