@@ -94,7 +94,8 @@ let package = Package(
     control("Reconciler", ["Domain", "Routing"]),
     control("Runtimes", ["Domain", "Routing", "Posix", "CLinux", "JSON", "TLS", logging]),
     control(
-      "Supervisor", ["Domain", "Settings", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
+      "Supervisor",
+      ["Domain", "Settings", "Observability", "Reconciler", "Runtimes", "Routing", "State", "Redis", "Posix", logging]),
     control(
       "API",
       [
@@ -138,7 +139,7 @@ let package = Package(
     unitTests(of: "Domain", ["Routing"]),
     unitTests(of: "Settings", ["Domain", "Routing"]),
     unitTests(of: "Reconciler", ["Domain", "Routing"]),
-    unitTests(of: "Supervisor", ["Routing", "Runtimes"]),
+    unitTests(of: "Supervisor", ["Observability", "Redis", "Routing", "Runtimes"]),
     unitTests(of: "Launcher", ["JSON"]),
     // By plane, so that a change of one builds only its own tests anew.
     .testTarget(

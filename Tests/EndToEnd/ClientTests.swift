@@ -70,7 +70,7 @@ extension EndToEnd {
     }
 
     @Test func aMethodInLowerCaseIsServed() async throws {
-      try await Deployment.with { berth in
+      try await Deployment.with(configuration: Deployment.shortReservations) { berth in
         let request = #"get /json/version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"#
         let answer = try await Client.wire(berth.port, request, in: berth.directory)
         let text = answer["received"]?.string ?? ""

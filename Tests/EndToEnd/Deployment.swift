@@ -28,6 +28,10 @@ final class Deployment {
   /// A Chrome starts in a tenth of a second on an idle machine; the bound is for one that does everything at once.
   static let patience = 90.0
 
+  /// For tests whose clients only ask where a browser is: at the end nothing may be held any more, and what discovery keeps
+  /// for them is held for ten seconds otherwise.
+  static let shortReservations = "pools: {chrome: {reservationMilliseconds: 500}}"
+
   var url: String { "http://127.0.0.1:\(port)" }
   var tlsURL: String { "https://127.0.0.1:\(tlsPort)" }
   var socketURL: String { "ws://127.0.0.1:\(port)" }

@@ -65,6 +65,42 @@ extension EndToEnd {
       #expect(try containers(owner).isEmpty)
     }
 
+    @Test func aSessionsLaunchOptionsHoldInItsContainer() async throws {
+      try await with("spare: 1\n    launchOptions: {arguments: [\"--force-color-profile=*\"]}") { berth, owner in
+        let body = """
+          {"launch": {"args": ["--force-color-profile=srgb"], "locale": "de-CH", "proxy": "http://127.0.0.1:9",
+           "viewport": {"width": 801, "height": 602}, "userAgent": "Quay/1 (test)", "timeZone": "Asia/Tokyo"}}
+          """
+        let made = try #require(HTTP.request("POST", berth.controlPort, "/api/session/create", body: body))
+        #expect(made.status == 200, "\(made.text)")
+        let id = try #require(made.json["sessionId"]?.string)
+        let url = try #require(made.json["url"]?.string)
+        let instance = try #require(HTTP.get(berth.controlPort, "/api/session/\(id)")?.json["instance"]?.string)
+        // What its pages see, through a replica and CDP. Nobody listens at that proxy of the container.
+        let seen = try await Client.launch("look", url, "http://shop.test/", in: berth)
+        #expect(seen["language"] == "de-CH" && seen["languages"] == ["de-CH", "de"], "\(seen.text)")
+        #expect(seen["userAgent"] == "Quay/1 (test)" && seen["timeZone"] == "Asia/Tokyo", "\(seen.text)")
+        #expect(seen["width"] == 801 && seen["height"] == 602, "\(seen.text)")
+        #expect(seen["visit"]?.string?.contains("ERR_PROXY_CONNECTION_FAILED") == true, "\(seen.text)")
+        let label = "label=berth.instance=\(instance)"
+        func own() throws -> [Substring] {
+          let all = ["--host", engine, "ps", "-q", "--filter", "label=berth.owner=\(owner)"]
+          return try Self.run("docker", all + ["--filter", label]).split(whereSeparator: \.isNewline)
+        }
+        let container = try #require(try own().first)
+        let processes = try Self.run("docker", ["--host", engine, "top", String(container), "-eo", "pid,args"])
+        #expect(processes.contains("--force-color-profile=srgb"))
+
+        // Anybody else has a browser of the pool, and this one goes with its session.
+        let other = try await Client.launch("look", berth.url, "http://shop.test/", in: berth)
+        #expect(other["userAgent"]?.string?.contains("Quay") == false, "\(other.text)")
+        #expect(other["timeZone"] != "Asia/Tokyo", "\(other.text)")
+        #expect(other["visit"]?.string?.contains("ERR_PROXY") == false, "\(other.text)")
+        #expect(HTTP.request("DELETE", berth.controlPort, "/api/session/\(id)")?.status == 200)
+        try await eventually("its container is gone", show: berth.control) { try own().isEmpty ? () : nil }
+      }
+    }
+
     @Test func realClientsUseChromesInContainers() async throws {
       try await with("spare: 1") { berth, owner in
         let sessions = try await Client.playwright(berth.url, in: berth)["sessions"]?.array ?? []

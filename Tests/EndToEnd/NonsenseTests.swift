@@ -69,7 +69,7 @@ extension EndToEnd {
     }
 
     @Test func aPlainClientOnTheTLSPortIsTurnedAway() async throws {
-      try await Deployment.with { berth in
+      try await Deployment.with(configuration: Deployment.shortReservations) { berth in
         let request = #"GET /json/version HTTP/1.1\r\nHost: a\r\n\r\n"#
         let answer = try await Client.wire(berth.tlsPort, request, in: berth.directory)
         #expect(answer["ended"]?.string != "still open")

@@ -20,14 +20,15 @@ final class PacedLoad: Sendable {
   /// The most requests that can begin in a second.
   var requestsPerSecond: Double { Double(clients) * 1_000 / Double(pauseMilliseconds) }
 
-  /// Of four clients, two send POSTs on kept connections, one GETs that take a while, one a POST on a new connection each.
-  init(port: Int, path: String, clients: Int, pauseMilliseconds: Int) {
+  /// Of four clients, two send POSTs on kept connections, one GETs that take a while, one a POST on a new connection each;
+  /// or all of them send GETs that take a while.
+  init(port: Int, path: String, clients: Int, pauseMilliseconds: Int, isSlow: Bool = false) {
     self.clients = clients
     self.pauseMilliseconds = pauseMilliseconds
     for index in 0..<clients {
       tally.withLock { $0.running += 1 }
       Foundation.Thread.detachNewThread { [self] in
-        run(port, path, kind: index % 4)
+        run(port, path, kind: isSlow ? 2 : index % 4)
         tally.withLock { $0.running -= 1 }
       }
     }

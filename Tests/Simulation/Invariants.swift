@@ -83,7 +83,9 @@ enum Invariants {
 
   @Simulated static func books(_ scene: Scene, keys: Keys) -> Command<Reply> {
     var arguments = [keys.prefix, SimulatedLeader.host, String(scene.ports.count)]
-    for pool in scene.pools { arguments += [pool.name, String(pool.max + scene.adopted[pool.name, default: 0])] }
+    for pool in scene.pools {
+      arguments += [pool.name, String(scene.most(of: pool) + scene.adopted[pool.name, default: 0])]
+    }
     return Command(.script(books, keys: [], arguments: arguments)) { $0 }
   }
 

@@ -19,6 +19,7 @@ extension Scene {
       spawn { try await self.bringTrouble() }
       try await transit(Self.troubleMilliseconds)
       faults = .none
+      endWear()
       for leader in leaders { leader.process.pausedUntil = 0 }
       redisAwayUntil = 0
       tell("from now on all is quiet")
@@ -139,7 +140,7 @@ extension Scene {
   }
 
   /// With fewer ports than instances somebody has to do without.
-  private var isShortOfPorts: Bool { ports.count < pools.reduce(0) { $0 + $1.max } }
+  private var isShortOfPorts: Bool { ports.count < pools.reduce(0) { $0 + most(of: $1) } }
 
   /// What is left to do; nil when everything is as it should be.
   private func whyNotAtRest() -> String? {
@@ -172,6 +173,9 @@ extension Scene {
     }
     if case .int(let sessions) = wire.peek(["ZCARD", wire.keys.sessions]), sessions > 0 {
       return "\(sessions) sessions have not ended"
+    }
+    if let id = leader.entries.keys.sorted().first(where: { leader.entries[$0]?.recycling != nil }) {
+      return "\(id) is worn"
     }
     if present > 0 { return "\(present) clients are there" }
     let known = Set(leader.entries.values.compactMap(\.container))

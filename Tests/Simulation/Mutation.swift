@@ -25,6 +25,10 @@ enum Mutation: String, CaseIterable {
   case scaleDownFlaps
   /// An instance whose removal was begun while Redis was away is put back on record, or stays in the memory forever. It was.
   case unfinishedAreRestored
+  /// A worn instance goes although its successor is not there.
+  case successorsAreNotAwaited
+  /// An instance is stopped while replicas have requests under way to it.
+  case replicasAreNotAsked
 
   /// What it changes in which script.
   var rewriting: [String: (from: String, to: String)] {

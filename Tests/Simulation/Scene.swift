@@ -58,7 +58,11 @@ extension SplitMix64 {
   static let start = 1_700_000_000_000
   let seed: UInt64
   let mutation: Mutation?
-  let pools: [PoolSpec]
+  private(set) var pools: [PoolSpec]
+  /// Instances that a pool may have besides its `max` while worn ones are replaced.
+  private let surge: [String: Int]
+  /// Whether clients and requests come.
+  private(set) var isBusy = true
   let ports: ClosedRange<Int>
   let totalLaunches: Int
   let hostLaunches: Int
@@ -98,7 +102,9 @@ extension SplitMix64 {
     isTold = tells
     var random = SplitMix64(seed: seed)
     pools = Scene.pools(&random)
-    let most = pools.reduce(0) { $0 + $1.max }
+    surge = Dictionary(
+      uniqueKeysWithValues: pools.map { ($0.name, $0.recycling.hasThresholds ? $0.recycling.maxSurge : 0) })
+    let most = pools.reduce(0) { $0 + $1.max } + surge.values.reduce(0, +)
     // Sometimes there are not enough ports for all.
     ports = 50_000...(50_000 + Swift.max(1, most + Int.random(in: -1...6, using: &random)) - 1)
     totalLaunches = Int.random(in: 1...6, using: &random)
@@ -134,7 +140,22 @@ extension SplitMix64 {
       spec.health = HealthPolicy(intervalMilliseconds: 1_000, failures: 2, successes: 2, failuresBeforeReplacement: 4)
       spec.restart = RestartPolicy(
         initialMilliseconds: 100, maximumMilliseconds: 1_500, stableAfterMilliseconds: 1_000)
+      if recycle != 1, random.chance(60) { wear(&spec, &random) }
       pools.append(spec)
+    }
+    /// Its instances are worn by age, or by requests where clients have no slots; replaced before or after they go.
+    func wear(_ spec: inout PoolSpec, _ random: inout SplitMix64) {
+      if spec.slots > 0 || random.chance(50) {
+        spec.recycling.afterMilliseconds = Int.random(in: 1_500...5_000, using: &random)
+      } else {
+        spec.recycling.afterRequests = Int.random(in: 10...60, using: &random)
+      }
+      spec.recycling.maxSurge = Int.random(in: 1...2, using: &random)
+      if spec.max > 1, random.chance(25) {
+        spec.recycling.maxSurge = 0
+        spec.recycling.maxUnavailable = 1
+      }
+      if spec.slots == 0, random.chance(30) { spec.recycling.drain.timeoutMilliseconds = 1_000 }
     }
     pool("single", kind: .cdp, slots: 1, recycle: 1)
     if random.chance(50) {
@@ -175,6 +196,18 @@ extension SplitMix64 {
   func name(_ prefix: String) -> String {
     names += 1
     return "\(prefix)-\(names)"
+  }
+
+  /// The most instances that a pool may have at any time.
+  func most(of spec: PoolSpec) -> Int { spec.max + surge[spec.name, default: 0] }
+
+  /// Nothing is worn any more, so that it can come to rest.
+  func endWear() {
+    isBusy = false
+    for index in pools.indices {
+      pools[index].recycling.afterMilliseconds = 0
+      pools[index].recycling.afterRequests = 0
+    }
   }
 
   func draw(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &random) }

@@ -10,6 +10,8 @@ import State
 @Simulated final class SimulatedLeader {
   nonisolated static let host = "host"
   nonisolated static let containerLabel = "container"
+  nonisolated static let recyclingLabel = "recycling"
+  nonisolated static let replacesLabel = "replaces"
   private static let ttlMilliseconds = 3_000
   private static let silenceMilliseconds = 2_500
 
@@ -28,7 +30,10 @@ import State
     var removalBegan = false
     var reason: String?
     var nextCheck = 0
+    var drainingSince: Int?
+    var rate = RequestRate()
 
+    var recycling: String? { record.labels[SimulatedLeader.recyclingLabel] }
     var isSettled: Bool { !busy && !isUnsaved && !isSaving }
     var container: Int? { record.labels[SimulatedLeader.containerLabel].flatMap { Int($0) } }
 
@@ -182,6 +187,8 @@ import State
     let entry: Entry
     let leases: Int
     let freeSlots: Int?
+    let counters: InstanceCounters?
+    let replicasUsing: Int
   }
 
   private static let countScript = Script(
@@ -203,13 +210,43 @@ import State
           for count in try reply.list(of: "leases") { counts.append(try count.int(of: "leases")) }
           return counts
         })
-    return (
-      zip(members, held).map { Look(entry: $0, leases: $1, freeSlots: figures.freeSlots[$0.record.id]) },
-      figures.waiting
-    )
+    let (counters, replicas) = try await uses(of: members.map(\.record), pool: pool)
+    var looks: [Look] = []
+    for (index, (entry, leases)) in zip(members, held).enumerated() {
+      looks.append(
+        Look(
+          entry: entry, leases: leases, freeSlots: figures.freeSlots[entry.record.id],
+          counters: counters.isEmpty ? nil : counters[index],
+          replicasUsing: counters.isEmpty
+            ? 0 : Self.using(entry.record, counters[index], among: replicas, ignoringActive: false)))
+    }
+    return (looks, figures.waiting)
   }
 
-  private struct Wanted { let restart: Restart? }
+  /// Who uses the instances of a pool without slots, and how worn those are.
+  private func uses(of records: [InstanceRecord], pool: String) async throws -> ([InstanceCounters], [String]) {
+    guard scene.spec(of: pool)?.slots == 0, !records.isEmpty, scene.mutation != .replicasAreNotAsked else {
+      return ([], [])
+    }
+    let leaves = records.contains { $0.state == .draining || $0.state == .stopping }
+    let replicas = leaves ? try await run(Replicas(keys: keys).list()).map(\.id) : []
+    return (try await run(Traffic(keys: keys).counters(of: records.map(\.id))), replicas)
+  }
+
+  private static func using(
+    _ record: InstanceRecord, _ counters: InstanceCounters, among replicas: [String], ignoringActive: Bool
+  ) -> Int {
+    replicas.count { replica in
+      guard let line = counters.replicas[replica], line.generation == record.generation else { return true }
+      let knows = line.state == .stopping || (line.state == .draining && record.state == .draining)
+      return !knows || (line.active > 0 && !ignoringActive)
+    }
+  }
+
+  private struct Wanted {
+    var restart: Restart?
+    var replaces: String?
+  }
 
   private func reconcile() async throws {
     var looks: [(PoolSpec, [Look], waiting: Int)] = []
@@ -237,11 +274,17 @@ import State
       for action in decision.actions {
         switch action {
         case .launch(let restart, _): wanted[spec.name, default: []].append(Wanted(restart: restart))
-        case .replace(let id, _): scene.problem("\(id) is to be replaced, and no pool of this world is recycled ahead")
-        case .drain(let id, let reason), .recycle(let id, let reason):
-          guard entries[id]?.apply(.drain, reason: reason) == true else { continue }
-          scene.tell("\(process.name) drains \(id): \(reason)")
-          try await save(id)
+        case .replace(let id, let reason):
+          guard try await mark(id, reason) else { continue }
+          wanted[spec.name, default: []].append(Wanted(replaces: id))
+          if scene.mutation == .successorsAreNotAwaited {
+            checkSuccessor(id, observed, spec)
+            try await drain(id, reason)
+          }
+        case .recycle(let id, let reason):
+          checkSuccessor(id, observed, spec)
+          if try await mark(id, reason) { try await drain(id, reason) }
+        case .drain(let id, let reason): try await drain(id, reason)
         case .stop(let id, let reason):
           noteStop(of: id)
           if scene.mutation != .nothingIsStopped { end(id, reason: reason) }
@@ -254,8 +297,33 @@ import State
       budget: Swift.max(0, scene.totalLaunches - launching()))
     while let pool = turns.next() {
       guard let spec = scene.spec(of: pool), let next = wanted[pool]?.removeFirst() else { break }
-      if !launch(spec, restart: next.restart) { turns.refuse(pool) }
+      if !launch(spec, restart: next.restart, replacing: next.replaces) { turns.refuse(pool) }
     }
+  }
+
+  private func drain(_ id: String, _ reason: String) async throws {
+    guard entries[id]?.apply(.drain, reason: reason) == true else { return }
+    entries[id]?.drainingSince = scene.now
+    scene.tell("\(process.name) drains \(id): \(reason)")
+    try await save(id)
+  }
+
+  /// Puts on record that an instance is to be replaced; false when it has gone.
+  private func mark(_ id: String, _ reason: String) async throws -> Bool {
+    guard let entry = entries[id] else { return false }
+    guard entry.recycling == nil else { return true }
+    entries[id]?.record.labels[Self.recyclingLabel] = reason
+    entries[id]?.isUnsaved = true
+    scene.tell("\(process.name) will replace \(id): \(reason)")
+    try await save(id)
+    return entries[id]?.token == entry.token
+  }
+
+  /// A worn instance goes when its successor is there, unless the pool may have one less.
+  private func checkSuccessor(_ id: String, _ observed: PoolObservation, _ spec: PoolSpec) {
+    guard spec.recycling.maxUnavailable == 0 else { return }
+    let hasSuccessor = observed.instances.contains { $0.replaces == id && $0.state == .ready && $0.exited == nil }
+    if !hasSuccessor { scene.problem("\(id) drains as it is worn, and no successor of it is ready") }
   }
 
   /// What an instance's end says of its pool: it has done what was asked of it, or died of something.
@@ -320,11 +388,23 @@ import State
     } else {
       entry.busy = true
     }
-    return ObservedInstance(
+    var observed = ObservedInstance(
       id: entry.record.id, state: entry.record.state, generation: entry.record.generation,
       startedAt: entry.record.startedAt, leases: look.leases, freeSlots: look.freeSlots,
       exited: entry.exited ?? entry.lost, failures: entry.health.failures, order: entry.order,
       busy: !entry.isSettled)
+    observed.recycling = entry.recycling
+    observed.replaces = entry.record.labels[Self.replacesLabel]
+    observed.drainingSince = entry.drainingSince
+    observed.replicasUsing = look.replicasUsing
+    guard let counters = look.counters else { return observed }
+    let requests = counters.numbers["requests"] ?? 0
+    if now?.token == entry.token { entries[entry.record.id]?.rate.look(requests, now: scene.now) }
+    observed.wear = Wear(
+      requests: requests, requestsPerSecond: entries[entry.record.id]?.rate.perSecond ?? 0,
+      sessions: counters.numbers["sessions"] ?? 0)
+    observed.active = counters.active(generation: entry.record.generation)
+    return observed
   }
 
   func launching(_ pool: String? = nil) -> Int {
@@ -336,6 +416,7 @@ import State
   func insert(_ record: InstanceRecord) -> Int {
     nextToken += 1
     entries[record.id] = Entry(token: nextToken, record: record, lifecycle: InstanceLifecycle(record.state))
+    if record.state == .draining { entries[record.id]?.drainingSince = scene.now }
     return nextToken
   }
 
@@ -383,7 +464,7 @@ import State
 
   // MARK: Launching
 
-  private func launch(_ spec: PoolSpec, restart: Restart?) -> Bool {
+  private func launch(_ spec: PoolSpec, restart: Restart?, replacing old: String?) -> Bool {
     let starting = entries.values.count { $0.record.state == .starting }
     if starting >= scene.hostLaunches, scene.mutation != .launchesAreNotCounted { return false }
     if starting + 1 > scene.hostLaunches {
@@ -403,11 +484,11 @@ import State
     let token = insert(
       InstanceRecord(
         id: id, pool: spec.name, host: "127.0.0.1", port: 0, generation: restart?.generation ?? 1, state: .starting,
-        slots: spec.slots, startedAt: scene.now))
+        slots: spec.slots, startedAt: scene.now, labels: old.map { [Self.replacesLabel: $0] } ?? [:]))
     entries[id]?.busy = true
     entries[id]?.launchBegan = scene.now
     launches += 1
-    scene.tell("\(process.name) launches \(id)")
+    scene.tell("\(process.name) launches \(id)\(old.map { " for \($0)" } ?? "")")
     scene.spawn { try await self.performLaunch(id, token, spec) }
     return true
   }
@@ -441,6 +522,7 @@ import State
         _ = try await scene.runtime.stop(instance: id, by: process)
         try await quarantine(port, of: id)
         entries[id]?.record.labels[Self.containerLabel] = nil
+        entries[id]?.record.port = 0
       }
     }
     try await giveUp(id, token, spec)
@@ -518,8 +600,40 @@ import State
       guard try await self.announceStop(id, entry.token, reason: reason), let record = self.entries[id]?.record else {
         return
       }
+      if entry.exited == nil, entry.lost == nil { try await self.waitUntilUnused(entry, stopping: record) }
       try await self.finish(record, entry.token, reason: reason)
     }
+  }
+
+  /// Waits until every replica has let go of an instance without slots; see Supervisor+Recycle.swift.
+  private func waitUntilUnused(_ entry: Entry, stopping record: InstanceRecord) async throws {
+    guard let spec = scene.spec(of: record.pool), spec.slots == 0, entry.record.state != .starting,
+      entry.record.state != .stopping
+    else { return }
+    let timeout = spec.recycling.drain.timeoutMilliseconds
+    let drained = scene.now - (entry.drainingSince ?? scene.now)
+    let cuts = entry.order?.force == true || entry.record.state != .draining || (timeout > 0 && drained >= timeout)
+    let deadline = scene.now + Self.silenceMilliseconds + 1_000
+    var asked: Set<String>?
+    while scene.now < deadline, scene.mutation != .replicasAreNotAsked {
+      do {
+        let known = try await run(Replicas(keys: keys).list()).map(\.id)
+        guard let counters = try await run(Traffic(keys: keys).counters(of: [record.id])).first else { return }
+        asked = Set(known)
+        if Self.using(record, counters, among: known, ignoringActive: cuts) == 0 { break }
+      } catch is Away { return }
+      try await scene.sleep(100, process)
+    }
+    guard !cuts, scene.now < deadline, entry.record.state == .draining else { return }
+    for replica in scene.replicas where replica.process.isAlive && replica.underway(record) > 0 {
+      guard asked?.contains(replica.process.name) ?? isListed(replica) else { continue }
+      scene.problem("\(record.id) is stopped under \(replica.underway(record)) requests of \(replica.process.name)")
+    }
+  }
+
+  /// Redis knows it: one that was forgotten is nobody that could be asked.
+  private func isListed(_ replica: SimulatedReplica) -> Bool {
+    scene.wire.peek(["ZSCORE", keys.replicas, replica.process.name]) != .null
   }
 
   private func announceStop(_ id: String, _ token: Int, reason: String) async throws -> Bool {

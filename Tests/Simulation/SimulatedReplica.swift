@@ -1,5 +1,6 @@
 // Data-plane replicas and their clients: they ask for slots, wait in the queue, hold sockets, go away politely or not, and
 // die with their replica.
+import Domain
 import Redis
 import Routing
 import State
@@ -19,7 +20,10 @@ import State
     self.scene = scene
   }
 
-  func start() { scene.spawn { try await self.beat() } }
+  func start() {
+    scene.spawn { try await self.beat() }
+    if scene.pools.contains(where: { $0.slots == 0 }) { scene.spawn { try await self.carry() } }
+  }
 
   private func run<R: Sendable>(_ command: Command<R>) async throws -> R {
     try await scene.wire.run(command, by: process)
@@ -32,6 +36,7 @@ import State
         let moved = touched.sorted()
         touched = []
         let isKnown = try await run(replicas.beat(id: name, figures: [:], touched: moved, now: scene.now))
+        hasBeaten = true
         // The leader took it for dead: what it still has is put back.
         if !isKnown {
           for session in sockets.sorted() {
@@ -42,6 +47,53 @@ import State
         }
       } catch is Away {}
       try await scene.sleep(1_000, process)
+    }
+  }
+
+  // MARK: Requests without slots
+
+  /// Redis knows it.
+  private var hasBeaten = false
+  /// Requests that it has under way, by instance and generation.
+  private(set) var underway: [String: Int] = [:]
+
+  func underway(_ record: InstanceRecord) -> Int { underway[Self.name(record)] ?? 0 }
+
+  private static func name(_ record: InstanceRecord) -> String { "\(record.id)#\(record.generation)" }
+
+  /// Routes by the records as it knows them, and flushes what came of it, as CommandDesk+Traffic does.
+  private func carry() async throws {
+    while !hasBeaten { try await scene.sleep(50, process) }
+    let pools = Set(scene.pools.filter { $0.slots == 0 }.map(\.name))
+    let traffic = Traffic(keys: scene.wire.keys)
+    let registry = Registry(keys: scene.wire.keys)
+    var table: [InstanceRecord] = []
+    var counted: [String: Int] = [:]
+    while true {
+      do {
+        table = try await run(registry.instances()).filter { pools.contains($0.pool) }
+      } catch is Away {}
+      let known = Set(table.map(Self.name))
+      underway = underway.filter { known.contains($0.key) }
+      counted = counted.filter { known.contains($0.key) }
+      for record in table {
+        let name = Self.name(record)
+        underway[name] = (underway[name] ?? 0) - scene.draw(0...(underway[name] ?? 0))
+        guard record.state == .ready, scene.isBusy else { continue }
+        let new = scene.draw(0...5)
+        underway[name]! += new
+        counted[name, default: 0] += new
+      }
+      let entries = table.map { record in
+        TrafficEntry(
+          instance: record.id, generation: record.generation, state: record.state,
+          requests: counted[Self.name(record)] ?? 0, active: underway(record))
+      }
+      do {
+        try await run(traffic.flush(replica: name, at: scene.now, entries: entries))
+        counted = [:]
+      } catch is Away {}
+      try await scene.sleep(scene.draw(400...900), process)
     }
   }
 

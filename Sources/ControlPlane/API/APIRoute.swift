@@ -5,6 +5,8 @@
 package enum APIRoute: Sendable, Equatable {
   case health
   case ready
+  case status
+  case metrics
   case createSession
   case sessions
   case sessionStats
@@ -48,10 +50,12 @@ package enum APIRoute: Sendable, Equatable {
     let words = Array(parts)
     var methods: [(String, APIRoute)] = []
     switch words.count {
+    case 1 where words[0] == "metrics": methods = [("GET", .metrics)]
     case 2 where words[0] == "api":
       switch words[1] {
       case "health": methods = [("GET", .health)]
       case "ready": methods = [("GET", .ready)]
+      case "status": methods = [("GET", .status)]
       case "sessions": methods = [("GET", .sessions)]
       case "pools": methods = [("GET", .pools)]
       case "instances": methods = [("GET", .instances)]

@@ -4,6 +4,8 @@ package import Hummingbird
 import JSON
 package import Logging
 import NIOCore
+import Observability
+import Supervisor
 
 /// What comes with a request: its connection, which tells whether the client is still there.
 package struct APIContext: RequestContext {
@@ -58,12 +60,16 @@ package struct APIResponder: HTTPResponder {
       }
       answer = error.answer
     }
+    handlers.metrics.count { [status = answer.status] in
+      $0.responses[min(max(status / 100, 0), $0.responses.count - 1)] += 1
+    }
     return response(answer, delivery, to: request)
   }
 
   private func answer(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
     let match = APIRoute.match(method: request.method.rawValue, path: request.uri.path)
-    if case .route(let route) = match { try await authenticator.check(route, request) }
+    var client: String?
+    if case .route(let route) = match { client = try await authenticator.check(route, request) }
     switch match {
     case .notFound:
       throw Refusal(404, "there is nothing at \(request.uri.path); docs/rest.md lists the routes")
@@ -72,7 +78,7 @@ package struct APIResponder: HTTPResponder {
         405, "\(request.method.rawValue) is not for \(request.uri.path); use \(methods.joined(separator: " or "))")
       refusal.headers["allow"] = methods.joined(separator: ", ")
       throw refusal
-    case .route(.createSession): return try await create(request, context)
+    case .route(.createSession): return try await create(request, context, client: client ?? "")
     case .route(.createKey):
       return (try await handlers.create(try KeyRequest(body: try await body(of: request))), nil)
     case .route(.changeInstance(let id)):
@@ -89,10 +95,12 @@ package struct APIResponder: HTTPResponder {
     }
   }
 
-  private func create(_ request: Request, _ context: APIContext) async throws(Refusal) -> (Answer, Delivery?) {
+  private func create(
+    _ request: Request, _ context: APIContext, client: String
+  ) async throws(Refusal) -> (Answer, Delivery?) {
     let body = try await body(of: request)
     let key = try request.headers[Self.idempotencyKey].map { (text) throws(Refusal) in try IdempotencyKey(text) }
-    let creation = try handlers.prepare(body, key: key)
+    let creation = try handlers.prepare(body, key: key, client: client)
     let line = try? await context.channel.pipeline.handler(type: HangUp.self).get()
     switch try await handlers.create(creation, clientHasGone: { line?.clientHasGone ?? false }) {
     case .replayed(let answer): return (answer, nil)
@@ -126,14 +134,14 @@ package struct APIResponder: HTTPResponder {
 
   private func response(_ answer: Answer, _ delivery: Delivery?, to request: Request) -> Response {
     var headers = HTTPFields()
-    headers[.contentType] = "application/json; charset=utf-8"
+    headers[.contentType] = answer.metrics == nil ? "application/json; charset=utf-8" : MetricsText.contentType
     // Answers are of the moment, and some hold a session's secret.
     headers[.cacheControl] = "no-store"
     if let value = answer.headers["retry-after"] { headers[.retryAfter] = value }
     if let value = answer.headers["www-authenticate"] { headers[.wwwAuthenticate] = value }
     if let value = answer.headers["allow"] { headers[.allow] = value }
     if let value = answer.headers["idempotency-replayed"] { headers[Self.idempotencyReplayed] = value }
-    let bytes = answer.json.bytes + [UInt8(ascii: "\n")]
+    let bytes = answer.metrics.map { Array($0.utf8) } ?? answer.json.bytes + [UInt8(ascii: "\n")]
     let status = HTTPResponse.Status(code: answer.status)
     if request.method == .head {
       headers[.contentLength] = String(bytes.count)

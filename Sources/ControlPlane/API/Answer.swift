@@ -10,6 +10,8 @@ package struct Answer: Sendable, Equatable {
   package var json: JSON
   /// Names in lower case.
   package var headers: [String: String] = [:]
+  /// Text in Prometheus' format, which is sent instead of `json`.
+  package var metrics: String?
 
   package init(_ status: Int, _ json: JSON, headers: [String: String] = [:]) {
     self.status = status

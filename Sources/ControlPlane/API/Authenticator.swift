@@ -4,6 +4,7 @@ import Hummingbird
 package import Redis
 package import Routing
 import State
+package import Supervisor
 import Synchronization
 import TLS
 
@@ -12,7 +13,7 @@ package final class Authenticator: Sendable {
   private static let freshMilliseconds = 1_000
 
   private let isRequired: Bool
-  private let declared: [KeyRecord]
+  private let declared: DeclaredKeys
   private let redis: RedisClient
   private let apiKeys: APIKeys
   private let clock: @Sendable () -> Int
@@ -22,7 +23,7 @@ package final class Authenticator: Sendable {
   ///   - isRequired: without it everybody may do everything.
   ///   - clock: Unix milliseconds.
   package init(
-    isRequired: Bool, declared: [KeyRecord], redis: RedisClient, keys: Keys, clock: @escaping @Sendable () -> Int
+    isRequired: Bool, declared: DeclaredKeys, redis: RedisClient, keys: Keys, clock: @escaping @Sendable () -> Int
   ) {
     self.isRequired = isRequired
     self.declared = declared
@@ -31,11 +32,13 @@ package final class Authenticator: Sendable {
     self.clock = clock
   }
 
-  /// Refuses a request whose key does not open what it asks for: 401 without a valid key, 403 with too small a one.
-  func check(_ route: APIRoute, _ request: Request) async throws(Refusal) {
-    guard isRequired, let scope = route.scope else { return }
+  /// Refuses a request whose key does not open what it asks for: 401 without a valid key, 403 with too small a one. The
+  /// name of the key that opens it; nil where none is asked for.
+  func check(_ route: APIRoute, _ request: Request) async throws(Refusal) -> String? {
+    guard isRequired, let scope = route.scope else { return nil }
     let offered = Self.keys(of: request)
     let now = clock()
+    let declared = declared.records
     var valid = offered.compactMap { key in declared.first { Self.matches($0, key) } }
     if valid.isEmpty, !offered.isEmpty {
       let others = try await current(now: now)
@@ -47,9 +50,10 @@ package final class Authenticator: Sendable {
       refusal.headers["www-authenticate"] = "Bearer realm=\"berth\", Basic realm=\"berth\", charset=\"UTF-8\""
       throw refusal
     }
-    guard valid.contains(where: { $0.opens(scope, now: now) }) else {
+    guard let key = valid.first(where: { $0.opens(scope, now: now) }) else {
       throw Refusal(403, "this needs a key with the scope \(scope.rawValue)")
     }
+    return key.id
   }
 
   /// The keys in Redis; those of a moment ago while it cannot be asked.
@@ -125,7 +129,8 @@ extension APIRoute {
     case .health, .ready: nil
     // Who knows a session's id may use it, so lists of ids are for administrators.
     case .createSession, .session, .endSession, .keepAlive: .session
-    case .sessions, .sessionStats, .pools, .instances, .instance, .changeInstance, .stopInstance, .restartInstance,
+    case .status, .metrics, .sessions, .sessionStats, .pools, .instances, .instance, .changeInstance, .stopInstance,
+      .restartInstance,
       .keys, .createKey, .deleteKey:
       .admin
     }

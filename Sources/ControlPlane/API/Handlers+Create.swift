@@ -32,12 +32,13 @@ extension Handlers {
     let metadata: [String: String]
     let launch: LaunchOptions?
     let deadline: Int
-    /// The client's key, and the body that it is for.
+    /// The client's key, the API key that it showed ("" = none), and the body that it is for.
     let key: IdempotencyKey?
+    let client: String
     let body: [UInt8]
   }
 
-  func prepare(_ body: [UInt8], key: IdempotencyKey?) throws(Refusal) -> Creation {
+  func prepare(_ body: [UInt8], key: IdempotencyKey?, client: String) throws(Refusal) -> Creation {
     let request = try SessionRequest(body: body)
     let known = configuration.pools.map(\.name).joined(separator: ", ")
     let spec: PoolSpec
@@ -65,7 +66,7 @@ extension Handlers {
     if let refusal = request.launch.flatMap(spec.refusal(of:)) { throw Refusal(400, refusal) }
     return Creation(
       id: Self.newID(), spec: spec, limits: limits, metadata: request.metadata, launch: request.launch,
-      deadline: clock() + spec.queue.timeoutMilliseconds, key: key, body: body)
+      deadline: clock() + spec.queue.timeoutMilliseconds, key: key, client: client, body: body)
   }
 
   /// 122 random bits from the system's generator, as a UUID of version 4: whoever knows it may use the session.
@@ -196,7 +197,9 @@ extension Handlers {
   /// Takes the client's key for this create; the answer when an earlier one was carried out.
   private func claim(_ creation: Creation) async throws(Refusal) -> Answer? {
     guard let key = creation.key else { return nil }
-    switch try await run(idempotency.claim(key.text, request: creation.body, owner: creation.id, now: clock())) {
+    let command = idempotency.claim(
+      key.text, of: creation.client, request: creation.body, owner: creation.id, now: clock())
+    switch try await run(command) {
     case .mine: return nil
     case .pending: throw .sameKeyAtWork
     case .other:
@@ -214,7 +217,8 @@ extension Handlers {
     guard let key = creation.key else { return }
     let isOurs = try await run(
       idempotency.keep(
-        key.text, request: creation.body, owner: creation.id, answer: answer.json.text, now: clock()))
+        key.text, of: creation.client, request: creation.body, owner: creation.id, answer: answer.json.text,
+        now: clock()))
     if !isOurs { throw .sameKeyAtWork }
   }
 
@@ -241,7 +245,9 @@ extension Handlers {
       }
       try await redis.run(leases.end(session: creation.id, reason: "the client has gone", now: clock()))
       // Last: the next create with this key makes a session of its own.
-      if let key = creation.key { try await redis.run(idempotency.release(key.text, owner: creation.id)) }
+      if let key = creation.key {
+        try await redis.run(idempotency.release(key.text, of: creation.client, owner: creation.id))
+      }
       return true
     } catch {
       return false

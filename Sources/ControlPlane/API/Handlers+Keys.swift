@@ -4,6 +4,7 @@ import Logging
 import Observability
 package import Routing
 import State
+import Supervisor
 import TLS
 
 /// The body of POST /api/keys.
@@ -82,7 +83,7 @@ extension Handlers {
 
   func deleteKey(_ id: String) async throws(Refusal) -> Answer {
     if configuration.declaredKeys.contains(id) {
-      throw Refusal(409, "the key \(id) stands in the keys file; take it out there and restart the control plane")
+      throw Refusal(409, "the key \(id) stands in the keys file; take it out there, which is noticed within seconds")
     }
     guard try await run(APIKeys(keys: keys).remove(id, now: clock())) else {
       throw Refusal(404, "there is no key \(id); GET /api/keys lists them")

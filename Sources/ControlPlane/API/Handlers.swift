@@ -21,12 +21,12 @@ package struct APIConfiguration: Sendable {
   /// Names this control plane.
   package var id: String
   package var processID: Int
-  /// Names of the keys that stand in the configuration.
-  package var declaredKeys: Set<String>
+  /// The keys of the keys file.
+  package var declaredKeys: DeclaredKeys
 
   package init(
     pools: [PoolSpec], publicURL: String, maxSessions: Int, portHosts: [String], id: String, processID: Int,
-    declaredKeys: Set<String> = []
+    declaredKeys: DeclaredKeys = DeclaredKeys()
   ) {
     self.pools = pools
     self.publicURL = publicURL
@@ -50,18 +50,20 @@ package struct Handlers: Sendable {
   let leases: Leases
   let launches: Launches
   let idempotency: Idempotency
+  let metrics: ControlMetrics
   let clock: @Sendable () -> Int
 
   /// `clock`: Unix milliseconds.
   package init(
     configuration: APIConfiguration, redis: RedisClient, keys: Keys, bell: WakeBell, logger: Logger,
-    clock: @escaping @Sendable () -> Int
+    metrics: ControlMetrics = ControlMetrics(pools: []), clock: @escaping @Sendable () -> Int
   ) {
     self.configuration = configuration
     self.redis = redis
     self.keys = keys
     self.bell = bell
     self.logger = logger
+    self.metrics = metrics
     self.clock = clock
     leases = Leases(keys: keys)
     launches = Launches(keys: keys)
@@ -73,6 +75,8 @@ package struct Handlers: Sendable {
     switch route {
     case .health: try await health()
     case .ready: try await ready()
+    case .status: try await status()
+    case .metrics: MetricsPage(figures: metrics.figures).answer
     case .createSession, .changeInstance, .createKey, .keepAlive, .sessions:
       preconditionFailure("the responder reads their bodies and settings")
     case .sessionStats: try await sessionStats()
@@ -101,6 +105,25 @@ package struct Handlers: Sendable {
       "status": "ok", "timestamp": .string(rfc3339(unixMilliseconds: clock())), "activeSessions": .int(active),
       "backendInstance": .string(configuration.id), "processId": .int(configuration.processID),
       "leader": leader.map { .string($0.id) } ?? .null,
+    ])
+  }
+
+  /// Who leads, whether slots are given away, and which replicas that waits for.
+  private func status() async throws(Refusal) -> Answer {
+    let look = try await run(Leadership(keys: keys).look())
+    let standing = metrics.figures.standing
+    var list: [JSON] = []
+    let now = clock()
+    for beat in try await run(Replicas(keys: keys).list()).sorted(by: { $0.id < $1.id }) {
+      let settled = try await run(Replicas(keys: keys).figures(id: beat.id))[Replicas.settledFigure]
+      list.append([
+        "id": .string(beat.id), "silentFor": .int(max(0, now - beat.lastBeat)), "settled": .bool(settled == look.redis),
+      ])
+    }
+    return Answer([
+      "id": .string(configuration.id), "leads": .bool(standing != nil),
+      "leader": look.leader.map { .string($0.id) } ?? .null, "token": look.leader.map { .int($0.token) } ?? .null,
+      "gate": .string(look.gate.rawValue), "redis": .string(look.redis), "replicas": .array(list),
     ])
   }
 

@@ -74,7 +74,7 @@ import Supervisor
     let environment = Kernel.environment
     do {
       let settings = try loadSettings(environment)
-      let apiKeys = try loadKeys(settings)
+      let apiKeys = DeclaredKeys(try settings.keysFile.map(KeysKeeper.read) ?? [])
       try await ControlPlane(settings: settings, apiKeys: apiKeys, environment: environment).run()
     } catch let problem as StartProblem {
       Kernel.say("berth-control: \(problem.description)\n")
@@ -83,14 +83,6 @@ import Supervisor
       Kernel.say("berth-control: \(problem.description)\n")
       throw ExitCode.failure
     }
-  }
-
-  private func loadKeys(_ settings: ControlSettings) throws -> [KeyRecord] {
-    guard let name = settings.keysFile else { return [] }
-    guard let bytes = Kernel.read(name, limit: 1 << 20), let text = String(validating: bytes, as: UTF8.self) else {
-      throw StartProblem("\(name): the keys file cannot be read (keysFile, BERTH_KEYS_FILE, --keys-file)")
-    }
-    return try KeysFile.parse(text, name: name)
   }
 
   private func loadSettings(_ environment: [String: String]) throws -> ControlSettings {

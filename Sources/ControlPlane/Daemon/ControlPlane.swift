@@ -15,7 +15,7 @@ import UnixSignals
 
 struct ControlPlane {
   let settings: ControlSettings
-  let apiKeys: [KeyRecord]
+  let apiKeys: DeclaredKeys
   let environment: [String: String]
 
   /// Beyond draining: closing browsers and REST connections. What has not ended then is left.
@@ -48,12 +48,13 @@ struct ControlPlane {
     }
 
     let bell = WakeBell()
+    let metrics = ControlMetrics(pools: settings.pools.map(\.name))
     let redis: RedisClient
     let leaseRedis: RedisClient
     let listener: WakeListener
     do throws(RedisError) {
-      redis = try RedisClient(url: url, options: Self.redisOptions)
-      leaseRedis = try RedisClient(url: url, options: Self.redisOptions, threads: 1)
+      redis = try RedisClient(url: url, options: Self.redisOptions, observe: metrics.observe)
+      leaseRedis = try RedisClient(url: url, options: Self.redisOptions, threads: 1, observe: metrics.observe)
       listener = try WakeListener(url: url, keys: keys, bell: bell, logger: logger)
     } catch {
       throw StartProblem(error.description)
@@ -67,14 +68,15 @@ struct ControlPlane {
       concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000)
     configuration.totalLaunches = settings.totalConcurrentLaunches
     let supervisor = Supervisor(
-      configuration: configuration, keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell, logger: logger
-    )
+      configuration: configuration, keys: keys, redis: redis, runtime: runtime, lease: lease, bell: bell,
+      logger: logger,
+      metrics: metrics)
     let handlers = Handlers(
       configuration: APIConfiguration(
         pools: settings.pools, publicURL: settings.publicURL, maxSessions: settings.maxSessions,
         portHosts: portHosts(host), id: id,
-        processID: Kernel.processID, declaredKeys: Set(apiKeys.map(\.id))),
-      redis: redis, keys: keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
+        processID: Kernel.processID, declaredKeys: apiKeys),
+      redis: redis, keys: keys, bell: bell, logger: logger, metrics: metrics, clock: { Clock.unixMilliseconds })
     let listen = settings.listen
     let authenticator = Authenticator(
       isRequired: settings.requireKeys, declared: apiKeys, redis: redis, keys: keys, clock: { Clock.unixMilliseconds })
@@ -89,6 +91,8 @@ struct ControlPlane {
         .init(
           service: LeadershipService(lease: lease, supervisor: supervisor, stopsInstances: settings.stopInstancesOnExit)
         ),
+        .init(
+          service: KeysKeeper(file: settings.keysFile, keys: apiKeys, metrics: metrics, bell: bell, logger: logger)),
         .init(service: RESTService(server: server)),
       ],
       gracefulShutdownSignals: [.sigterm, .sigint], logger: quietLogger)

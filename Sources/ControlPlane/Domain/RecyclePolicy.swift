@@ -40,7 +40,7 @@ package struct RecyclePolicy: Sendable, Equatable {
 
   /// Memory of an instance that is younger is not looked at, so that a threshold below what a start needs does not
   /// replace instances as fast as they start.
-  package static let memorySettlingMilliseconds = 60_000
+  package var memorySettlingMilliseconds = 60_000
 
   /// The first thing that cannot work, as a sentence.
   package func contradiction(max: Int) -> String? {

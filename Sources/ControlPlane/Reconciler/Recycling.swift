@@ -44,6 +44,23 @@ package struct RequestRate: Sendable, Equatable {
   }
 }
 
+/// Which of its thresholds an instance has reached. The reasons in events and records begin with these words, by which
+/// they are counted.
+package enum RecycleCause: String, Sendable, CaseIterable {
+  case requests = "it has served"
+  case sessions = "it has had"
+  case age = "it has run for"
+  case memory = "it uses"
+
+  func told(_ figures: String) -> String { "\(rawValue) \(figures)" }
+
+  /// nil for a reason that does not stem from ``Recycling``.
+  package init?(reason: String) {
+    guard let cause = Self.allCases.first(where: { reason.hasPrefix($0.rawValue) }) else { return nil }
+    self = cause
+  }
+}
+
 package enum Recycling {
   // MARK: Thresholds
 
@@ -73,25 +90,30 @@ package enum Recycling {
     if policy.afterRequests > 0 {
       let most = limit(policy.afterRequests)
       let ahead = Swift.min(Int(wear.requestsPerSecond * Double(launchMilliseconds) / 1_000), most / 2)
-      if wear.requests >= most { return "it has served \(wear.requests) requests, and was good for \(most)" }
+      if wear.requests >= most {
+        return RecycleCause.requests.told("\(wear.requests) requests, and was good for \(most)")
+      }
       if wear.requests + ahead >= most {
-        return "it has served \(wear.requests) requests, and \(most) will be reached while its replacement starts"
+        return RecycleCause.requests.told(
+          "\(wear.requests) requests, and \(most) will be reached while its replacement starts")
       }
     }
     if spec.slots > 0, spec.recycleAfterSessions > 0 {
       // At the pool's own number replicas stop using it; to be replaced before that it must have one of its own.
       let most = limit(spec.recycleAfterSessions)
       if most < spec.recycleAfterSessions, wear.sessions >= most {
-        return "it has had \(wear.sessions) sessions, and was good for \(most)"
+        return RecycleCause.sessions.told("\(wear.sessions) sessions, and was good for \(most)")
       }
     }
     if policy.afterMilliseconds > 0, age >= limit(policy.afterMilliseconds) {
-      return "it has run for \(age / 1_000) s"
+      return RecycleCause.age.told("\(age / 1_000) s")
     }
-    if policy.aboveMemoryMegabytes > 0, age >= RecyclePolicy.memorySettlingMilliseconds {
+    if policy.aboveMemoryMegabytes > 0, age >= policy.memorySettlingMilliseconds {
       let most = limit(policy.aboveMemoryMegabytes)
       let used = wear.memoryBytes / 1_048_576
-      if used >= most { return "it uses \(used) MB of memory, and was to use less than \(most)" }
+      if used >= most {
+        return RecycleCause.memory.told("\(used) MB of memory, and was to use less than \(most)")
+      }
     }
     return nil
   }

@@ -4,7 +4,11 @@
 import Domain
 import Routing
 
-enum Scaler {
+package enum Scaler {
+  /// Why instances are drained that are no longer needed, as events and records say it.
+  package static let idle = "more instances are idle than needed"
+  package static let aboveMaximum = "the pool has more than max instances"
+
   /// The slots of a pool in the unit of its capacity: real ones, or active requests for a pool without slots.
   struct Need {
     /// Slots of one instance; 0 = it has no limit, and the pool does not grow.
@@ -86,7 +90,7 @@ enum Scaler {
     // Above `max` (it was lowered) idle ones go first, those in use are drained.
     let excess = Swift.max(0, census.usable - spec.max)
     for member in census.ready.prefix(excess) {
-      decision.actions.append(.drain(id: member.id, reason: "the pool has more than max instances"))
+      decision.actions.append(.drain(id: member.id, reason: aboveMaximum))
     }
     let candidates = census.ready.dropFirst(excess).filter { canBeSpared($0, spec: spec) }
     let surplus = Swift.min(
@@ -100,7 +104,7 @@ enum Scaler {
       return
     }
     for member in candidates.prefix(surplus) {
-      decision.actions.append(.drain(id: member.id, reason: "more instances are idle than needed"))
+      decision.actions.append(.drain(id: member.id, reason: idle))
     }
   }
 

@@ -1,5 +1,5 @@
-// The file of API keys (`keysFile`): one key a line, so that a secret store can write it. The daemon reads it at its start, and
-// the leader declares what is in it.
+// The file of API keys (`keysFile`): one key a line, so that a secret store can write it. The daemon reads it at its start and
+// when it changes, and the leader declares what is in it.
 package import Routing
 import TLS
 
@@ -61,5 +61,26 @@ package enum KeysFile {
       )
     }
     return SHA256Digest(of: key).hexadecimal
+  }
+}
+
+/// Sees that the file has changed. A change counts when two looks in a row have found the same: who writes a file in place
+/// writes it in pieces, and half a file may be a good one with fewer keys.
+package struct KeysFileWatch: Sendable {
+  private var seen: [UInt8]?
+  private var told: [UInt8]?
+
+  /// - Parameter bytes: as it is now; nil = it cannot be read.
+  package init(_ bytes: [UInt8]?) {
+    seen = bytes
+    told = bytes
+  }
+
+  /// Whether it is time to read it again; said once for each change, so that a bad file is complained about once.
+  package mutating func look(_ bytes: [UInt8]?) -> Bool {
+    defer { seen = bytes }
+    guard bytes == seen, bytes != told else { return false }
+    told = bytes
+    return true
   }
 }

@@ -12,6 +12,8 @@ struct Managed: Sendable {
   let token: Int
   var record: InstanceRecord
   var lifecycle: InstanceLifecycle
+  /// Why its end was begun, for figures.
+  var endCause: StopCause?
   /// A task launches or ends it.
   var busy = false
   var exited: InstanceExit?

@@ -25,6 +25,13 @@ extension Supervisor {
     var memory = pools[spec.name] ?? PoolMemory()
     if memory.history.failures == 0 { memory.troubleSince = now }
     memory.history.failed(failure, now: now)
+    let trouble: LaunchTrouble =
+      switch failure {
+      case .launch: .launch
+      case .death: .earlyDeath
+      case .noRoom: .noRoom
+      }
+    metrics.count(spec.name) { $0.launchTroubles[trouble, default: 0] += 1 }
     memory.lastFailure = PoolFailure(at: now, instance: id, reason: reason, log: log)
     pools[spec.name] = memory
   }
@@ -79,6 +86,7 @@ extension Supervisor {
       let looping = PoolCondition.crashLooping.rawValue
       switch (memory.toldTrouble?.state == looping, trouble?.state == looping) {
       case (false, true):
+        metrics.count(spec.name) { $0.crashLoops += 1 }
         let failure = memory.lastFailure
         logger.error(
           "pool is crash looping: one launch at a time finds out whether it still fails",

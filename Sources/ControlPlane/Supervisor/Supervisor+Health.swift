@@ -54,6 +54,10 @@ extension Supervisor {
     _ id: String, token: Int, spec: PoolSpec, depth: HealthDepth, problem: HealthProblem?
   ) async {
     guard var entry = instances[id], entry.token == token else { return }
+    metrics.count(spec.name) { counters in
+      counters.healthChecks += 1
+      if let problem { counters.failedHealthChecks[problem.depth, default: 0] += 1 }
+    }
     let now = Clock.monotonicMilliseconds
     let verdict: HealthVerdict = problem.map { .ill(at: $0.depth) } ?? .well(upTo: depth)
     let isSuspected = entry.suspicion.isAlive(at: now)

@@ -44,6 +44,7 @@ extension Supervisor {
     instances[id]?.options = request?.options
     instances[id]?.reason = reason
     instances[id]?.launchBegan = .now
+    metrics.count(spec.name) { $0.launches += 1 }
     guard let token = instances[id]?.token else { return true }
     Task {
       if let port = place?.port {
@@ -116,6 +117,8 @@ extension Supervisor {
         _ = await runtime.stop(record, kind: spec.kind, graceMilliseconds: 0, force: true)
         await quarantine(port, of: id, on: host, reason: failure.description)
         instances[id]?.record.forgetLaunched()
+        // It is not its own any more; if there is no other one, nothing may be written with it.
+        instances[id]?.record.port = 0
       case .failed(let failure):
         await giveUp(id, token, spec, failure)
         return
@@ -220,7 +223,13 @@ extension Supervisor {
       notYet = error.description
     }
     guard entry(id, token) != nil, instances[id]?.apply(.answered, reason: "") == true else { return .notOurs }
-    if notYet == nil, let entry = instances[id], entry.record.session == nil { measureLaunch(of: entry, spec: spec) }
+    if notYet == nil, let entry = instances[id] {
+      if let began = entry.launchBegan {
+        let milliseconds = (ContinuousClock.now - began).milliseconds
+        metrics.count(spec.name) { $0.becameReady(afterMilliseconds: milliseconds) }
+      }
+      if entry.record.session == nil { measureLaunch(of: entry, spec: spec) }
+    }
     // Nobody hears of the state in between, as it is not saved.
     if let notYet { _ = instances[id]?.apply(.failed, reason: notYet) }
     instances[id]?.record.browser = browser
@@ -252,6 +261,7 @@ extension Supervisor {
   private func giveUp(_ id: String, _ token: Int, _ spec: PoolSpec, _ failure: LaunchFailure) async {
     guard let record = entry(id, token)?.record else { return }
     if let session = record.session {
+      metrics.count(spec.name) { $0.launchTroubles[.options, default: 0] += 1 }
       await failed(session, spec, id: id, failure.description)
     } else {
       failed(spec, id: id, failure)
@@ -259,7 +269,7 @@ extension Supervisor {
     let reason = "its launch failed: " + failure.description
     // Its time may have run out while this process stood still, and another leader made it ready.
     guard await announceStop(id, token: token, reason: reason), let record = entry(id, token)?.record else { return }
-    await finish(record, token: token, reason: reason, force: true)
+    await finish(record, token: token, cause: .launchFailed, reason: reason, force: true)
   }
 
   private func failed(_ spec: PoolSpec, id: String, _ failure: LaunchFailure) {

@@ -109,6 +109,9 @@ extension Supervisor {
     guard let entry = instances[id] else { return false }
     guard entry.record.labels[InstanceRecord.recyclingLabel] == nil else { return true }
     instances[id]?.record.labels[InstanceRecord.recyclingLabel] = reason
+    if let cause = RecycleCause(reason: reason) {
+      metrics.count(entry.record.pool) { $0.recycles[cause, default: 0] += 1 }
+    }
     instances[id]?.isUnsaved = true
     logger.info(
       "instance is recycled", metadata: ["instance": "\(id)", "reason": "\(reason)", "replacement": "\(replacement)"])

@@ -14,6 +14,7 @@ extension Supervisor {
   func end(_ id: String, reason: String) {
     guard let entry = instances[id], !entry.busy else { return }
     instances[id]?.busy = true
+    let cause = entry.endCause ?? cause(ofEnding: entry)
     logger.info("instance stops", metadata: ["instance": "\(id)", "reason": "\(reason)"])
     Task {
       // It may be off the record by now, and must not come back.
@@ -24,7 +25,8 @@ extension Supervisor {
       }
       guard let record = self.instances[id]?.record, self.instances[id]?.token == entry.token else { return }
       if entry.exited == nil, entry.lost == nil { await self.waitUntilUnused(entry, stopping: record) }
-      await self.finish(record, token: entry.token, reason: reason, force: entry.exited != nil || entry.lost != nil)
+      await self.finish(
+        record, token: entry.token, cause: cause, reason: reason, force: entry.exited != nil || entry.lost != nil)
     }
   }
 
@@ -53,8 +55,9 @@ extension Supervisor {
   }
 
   /// Ends the process and forgets the instance everywhere. What fails is tried again at a later look.
-  func finish(_ record: InstanceRecord, token: Int, reason: String, force: Bool) async {
+  func finish(_ record: InstanceRecord, token: Int, cause: StopCause, reason: String, force: Bool) async {
     let id = record.id
+    if instances[id]?.token == token { instances[id]?.endCause = cause }
     let spec = spec(of: record.pool)
     let kind = spec?.kind ?? (record.browser == nil ? .http : .cdp)
     let left = await runtime.stop(
@@ -94,6 +97,7 @@ extension Supervisor {
       pools[record.pool, default: PoolMemory()].restarts.append(Restart(id: id, generation: record.generation + 1))
     }
     logger.info("instance gone", metadata: ["instance": "\(id)", "reason": "\(reason)"])
+    metrics.count(record.pool) { $0.stops[cause, default: 0] += 1 }
     forget(id, token)
   }
 
@@ -182,7 +186,7 @@ extension Supervisor {
     _ = instances[id]?.apply(.stop, reason: "the control plane stops")
     instances[id]?.busy = true
     guard let record = instances[id]?.record else { return }
-    await finish(record, token: entry.token, reason: "the control plane stops", force: false)
+    await finish(record, token: entry.token, cause: .shutdown, reason: "the control plane stops", force: false)
     // Redis is gone: the process has ended, and that is what counts here.
     if instances[id]?.token == entry.token, instances[id]?.lost != nil { instances[id] = nil }
   }

@@ -24,8 +24,8 @@ extension Supervisor {
     try await redis.run(
       registry.declare(
         pools: configuration.pools.map(\.record), routes: configuration.routes, fence: term.fence, now: now))
-    try await redis.run(
-      APIKeys(keys: keys).declare(configuration.apiKeys, fence: term.fence, now: now))
+    declaredKeys = 0
+    try await declareKeys(term)
     try await restoreTroubles(term.fence)
     let registered = try await redis.run(registry.instances())
     let survey = await runtime.survey()
@@ -61,6 +61,14 @@ extension Supervisor {
     logger.notice(
       "took over", metadata: ["instances": "\(instances.count)", "token": "\(term.fence.token)"])
     await self.record("leader.elected", lease.id, reason: "", fields: ["token": String(term.fence.token)])
+  }
+
+  /// Tells the replicas of the keys file, unless they know what is in it.
+  func declareKeys(_ term: Term) async throws(RedisError) {
+    let (records, version) = configuration.apiKeys.current
+    guard version != declaredKeys else { return }
+    try await redis.run(APIKeys(keys: keys).declare(records, fence: term.fence, now: Clock.unixMilliseconds))
+    declaredKeys = version
   }
 
   /// Makes an instance's port its own in Redis. One whose port is another's by now cannot stay: it is the one that Redis

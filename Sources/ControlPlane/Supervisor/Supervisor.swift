@@ -16,7 +16,7 @@ package struct SupervisorConfiguration: Sendable {
   package var pools: [PoolSpec]
   package var routes: [RouteRecord]
   /// The API keys of the configuration.
-  package var apiKeys: [KeyRecord]
+  package var apiKeys: DeclaredKeys
   package var portRange: ClosedRange<Int>
   /// Names this host in Redis keys.
   package var host: String
@@ -29,8 +29,8 @@ package struct SupervisorConfiguration: Sendable {
   package var drainMilliseconds: Int
 
   package init(
-    pools: [PoolSpec], routes: [RouteRecord], apiKeys: [KeyRecord] = [], portRange: ClosedRange<Int>, host: String,
-    concurrentLaunches: Int = 2, drainMilliseconds: Int = 5_000
+    pools: [PoolSpec], routes: [RouteRecord], apiKeys: DeclaredKeys = DeclaredKeys(),
+    portRange: ClosedRange<Int>, host: String, concurrentLaunches: Int = 2, drainMilliseconds: Int = 5_000
   ) {
     self.pools = pools
     self.routes = routes
@@ -63,6 +63,7 @@ package actor Supervisor {
   let facts: InstanceFacts
   let reports: Reports
   let troubles: Troubles
+  let metrics: ControlMetrics
 
   var instances: [String: Managed] = [:]
   var pools: [String: PoolMemory] = [:]
@@ -74,10 +75,14 @@ package actor Supervisor {
   private var lookAgainAt: Int?
   private(set) var isStopping = false
   private var trouble: String?
+  /// The last event that was counted; nil when none was in this term.
+  var eventPosition: String?
+  /// Which of the keys file's contents the replicas have been told of in this term.
+  var declaredKeys = 0
 
   package init(
     configuration: SupervisorConfiguration, keys: Keys, redis: RedisClient, runtime: any Runtime, lease: LeaderLease,
-    bell: WakeBell, logger: Logger
+    bell: WakeBell, logger: Logger, metrics: ControlMetrics = ControlMetrics(pools: [])
   ) {
     self.configuration = configuration
     self.keys = keys
@@ -86,6 +91,7 @@ package actor Supervisor {
     self.lease = lease
     self.bell = bell
     self.logger = logger
+    self.metrics = metrics
     registry = Registry(keys: keys)
     leases = Leases(keys: keys)
     replicas = Replicas(keys: keys)
@@ -118,8 +124,10 @@ package actor Supervisor {
   /// One look at everything, and what follows from it.
   private func look() async {
     lookAgainAt = nil
+    let began = Clock.monotonicMicroseconds
     guard let term = await lease.current else {
       upkeep.redisWasAway()
+      standBy()
       if await lease.anotherLeads {
         abandon()
         await removeOwnStrays()
@@ -131,6 +139,7 @@ package actor Supervisor {
       let look = try await redis.run(Leadership(keys: keys).look())
       guard look.leader == Leader(id: term.fence.id, token: term.fence.token) else {
         upkeep.redisWasAway()
+        standBy()
         return
       }
       if look.gate != .open || gate.isAnother(look.redis), !gate.isWaiting(in: look.redis) {
@@ -143,22 +152,27 @@ package actor Supervisor {
         try await takeOver(term)
         termNumber = term.number
         await lease.tookOver()
+        metrics.count { $0.terms += 1 }
       }
+      try await declareKeys(term)
       try await agreeWithRegistry(term)
       gate.isOpen(in: look.redis)
       try await openGate(term, look)
       await saveAll()
       try await readOrders(term)
       try await readReports()
-      try await reconcile()
+      try await reconcile(term)
       try await tellTroubles(term.fence)
       try await keepUp(term)
+      try await countSessions()
+      metrics.count { $0.looked(forMicroseconds: Clock.monotonicMicroseconds - began) }
       if trouble != nil {
         trouble = nil
         logger.notice("the supervisor works again")
       }
     } catch {
       upkeep.redisWasAway()
+      metrics.count { $0.failedLooks += 1 }
       if trouble == nil { logger.warning("the supervisor waits", metadata: ["error": "\(error)"]) }
       trouble = error.description
     }
@@ -185,7 +199,7 @@ package actor Supervisor {
     let use: InstanceUse?
   }
 
-  private func reconcile() async throws(RedisError) {
+  private func reconcile(_ term: Term) async throws(RedisError) {
     let names = Set(configuration.pools.map(\.name)).union(instances.values.map(\.record.pool))
     let requests = try await readLaunchRequests()
     var looks: [String: ([Look], waiting: Int)] = [:]
@@ -227,6 +241,14 @@ package actor Supervisor {
       if let declared { await tellWhetherFull(decision, spec: declared, waiting: waiting) }
     }
     if !isStopping { launchInTurn(launches) }
+    var standings: [String: PoolStanding] = [:]
+    for (name, (looks, waiting)) in looks {
+      standings[name] = standing(
+        of: name, leases: looks.reduce(0) { $0 + $1.leases }, freeSlots: looks.reduce(0) { $0 + ($1.freeSlots ?? 0) },
+        waiting: waiting,
+        active: looks.compactMap { $0.use?.counters.active(generation: $0.entry.record.generation) })
+    }
+    tell(standings, token: term.fence.token)
   }
 
   private func look(at pool: String) async throws(RedisError) -> ([Look], waiting: Int) {
@@ -335,5 +357,6 @@ package actor Supervisor {
     bell.ring()
     if endsInstances { await endAll() }
     await lease.resign()
+    standBy()
   }
 }

@@ -1,6 +1,17 @@
 // Redis for async code: the control plane's REST handlers and reconciler. Its threads own the blocking connections;
 // a command waits in a bounded queue, and what waits together goes out together.
+import Posix
 package import State
+
+/// What became of an exchange with Redis, for whoever keeps figures.
+package enum RedisExchange: Sendable, Equatable {
+  /// So many commands were answered together; some of them with an error, perhaps.
+  case answered(commands: Int, microseconds: Int)
+  /// The connection was lost, or the answer did not come in time.
+  case failed
+  /// There was no connection to be had.
+  case unreachable
+}
 
 /// An async client with threads and connections of its own. It connects with the first command and again whenever the
 /// connection is lost, with jittered backoff; commands that come while Redis is away fail after the next try, and say
@@ -10,11 +21,13 @@ package final class RedisClient: Sendable {
 
   /// - `threads`: how many connections; one is enough unless scripts are long.
   /// - `queueLimit`: commands that may wait; the next one fails with ``RedisError/queueFull(_:)``.
-  package init(url: RedisURL, options: RedisOptions = RedisOptions(), threads: Int = 2, queueLimit: Int = 4_096)
-    throws(RedisError)
-  {
+  /// - `observe`: called after each exchange, on the client's threads.
+  package init(
+    url: RedisURL, options: RedisOptions = RedisOptions(), threads: Int = 2, queueLimit: Int = 4_096,
+    observe: @escaping @Sendable (RedisExchange) -> Void = { _ in }
+  ) throws(RedisError) {
     precondition(threads > 0 && queueLimit > 0)
-    core = try Core(url: url, options: options, threads: threads, queueLimit: queueLimit)
+    core = try Core(url: url, options: options, threads: threads, queueLimit: queueLimit, observe: observe)
     for interrupter in core.interrupters { startThread { [core] in core.work(interrupter) } }
   }
 
@@ -60,6 +73,7 @@ private final class Core: Sendable {
   let url: RedisURL
   private let options: RedisOptions
   private let queueLimit: Int
+  private let observe: @Sendable (RedisExchange) -> Void
   /// Ends connects and waits between them at a shutdown.
   let interrupters: [RedisInterrupter]
 
@@ -72,7 +86,11 @@ private final class Core: Sendable {
   }
   private let monitor: Monitor<State>
 
-  init(url: RedisURL, options: RedisOptions, threads: Int, queueLimit: Int) throws(RedisError) {
+  init(
+    url: RedisURL, options: RedisOptions, threads: Int, queueLimit: Int,
+    observe: @escaping @Sendable (RedisExchange) -> Void
+  ) throws(RedisError) {
+    self.observe = observe
     self.url = url
     self.options = options
     self.queueLimit = queueLimit
@@ -152,6 +170,7 @@ private final class Core: Sendable {
         defer { state.waiting = [] }
         return state.waiting
       }
+      if error != .interrupted { observe(.unreachable) }
       for job in failed { job.complete(.failure(error == .interrupted ? .shutdown : error)) }
       let pause = backoff.next(random: UInt64.random(in: 0 ... .max))
       _ = monitor.wait(milliseconds: pause) { state in state.stopping ? true : nil }
@@ -160,12 +179,15 @@ private final class Core: Sendable {
   }
 
   private func run(_ jobs: [Job], on connection: RedisConnection) {
+    let began = Clock.monotonicMicroseconds
     do throws(RedisError) {
       let replies = try connection.exchange(jobs.map(\.body))
+      observe(.answered(commands: jobs.count, microseconds: Clock.monotonicMicroseconds - began))
       for (job, reply) in zip(jobs, replies) { job.complete(.success(reply)) }
       // A server that has become a replica, or loads its data, says so to every command: look for another.
       if replies.contains(where: \.isTemporaryError) { connection.close() }
     } catch {
+      observe(.failed)
       var again: [Job] = []
       for job in jobs {
         if case .closed = error, job.mayRepeat, !job.wasSent {

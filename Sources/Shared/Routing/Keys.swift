@@ -40,8 +40,10 @@ package struct Keys: Sendable, Equatable {
   package func metadata(_ field: String) -> String { "\(prefix)metadata:\(field)" }
   /// Sessions that have ended lately: nobody puts them back after a loss of data.
   package var ended: String { prefix + "ended" }
-  /// Creates by their idempotency key, and all those keys by age.
-  package func idempotency(_ key: String) -> String { "\(prefix)idempotency:\(key)" }
+  /// Creates by the API key that was shown (empty = none) and their idempotency key, and all those keys by age. Names of
+  /// API keys have no colon.
+  package var idempotencyPrefix: String { prefix + "idempotency:" }
+  package func idempotency(_ key: String, of apiKey: String = "") -> String { "\(idempotencyPrefix)\(apiKey):\(key)" }
   package var idempotencyKeys: String { prefix + "idempotency-keys" }
   package func counters(instance: String) -> String { "\(prefix)counters:\(instance)" }
   package func target(_ id: String) -> String { "\(prefix)target:\(id)" }

@@ -53,6 +53,18 @@ package struct Events: Sendable {
   }
 }
 
+extension Events {
+  /// The events after the one with this id, the oldest first.
+  package func after(_ streamID: String, count: Int) -> Command<[Event]> {
+    Command(.words(["XRANGE", keys.events, "(" + streamID, "+", "COUNT", String(count)]), mayRepeat: true) {
+      (reply: Reply) throws(StateError) -> [Event] in
+      var events: [Event] = []
+      for entry in try reply.streamEntries(of: "events") { events.append(try Event(entry: entry)) }
+      return events
+    }
+  }
+}
+
 extension Event {
   package init(entry: StreamEntry) throws(StateError) {
     var fields = entry.fields

@@ -1,5 +1,6 @@
 // Creates that may be sent twice: a client that does not know whether its request was carried out sends it again with the
 // same key, and gets the answer of the first one instead of a second browser. Used by the REST API of every control plane.
+// A key counts for the client that used it, known by its API key: nobody gets to another's session by guessing a key.
 package import Routing
 
 /// What is known of a key.
@@ -30,9 +31,12 @@ package struct Idempotency: Sendable {
     self.limit = limit
   }
 
-  /// Asks for the right to carry out a request, and again every few seconds while it lasts. `owner` names this attempt.
-  package func claim(_ key: String, request: [UInt8], owner: String, now: Int) -> Command<IdempotencyClaim> {
-    call(Self.claimScript, key, [owner, String(decoding: request, as: UTF8.self), String(now)]) {
+  /// Asks for the right to carry out a request, and again every few seconds while it lasts. `owner` names this attempt,
+  /// `apiKey` the key that its client showed; "" = none.
+  package func claim(
+    _ key: String, of apiKey: String = "", request: [UInt8], owner: String, now: Int
+  ) -> Command<IdempotencyClaim> {
+    call(Self.claimScript, key, apiKey, [owner, String(decoding: request, as: UTF8.self), String(now)]) {
       (reply: Reply) throws(StateError) -> IdempotencyClaim in
       let parts = try reply.list(of: "idempotency.claim")
       switch try parts.first?.string(of: "idempotency.claim") {
@@ -47,25 +51,27 @@ package struct Idempotency: Sendable {
 
   /// Keeps the answer of a request that was carried out. False when another attempt has the key meanwhile: then this one
   /// must be undone.
-  package func keep(_ key: String, request: [UInt8], owner: String, answer: String, now: Int) -> Command<Bool> {
+  package func keep(
+    _ key: String, of apiKey: String = "", request: [UInt8], owner: String, answer: String, now: Int
+  ) -> Command<Bool> {
     call(
-      Self.keepScript, key, [owner, String(decoding: request, as: UTF8.self), String(now), answer],
+      Self.keepScript, key, apiKey, [owner, String(decoding: request, as: UTF8.self), String(now), answer],
       Read.bool("idempotency.keep"))
   }
 
   /// The request was not carried out, or was undone: the next one with this key is the first again.
-  package func release(_ key: String, owner: String) -> Command<Void> {
-    call(Self.releaseScript, key, [owner], Read.nothing())
+  package func release(_ key: String, of apiKey: String = "", owner: String) -> Command<Void> {
+    call(Self.releaseScript, key, apiKey, [owner], Read.nothing())
   }
 
   private func call<R: Sendable>(
-    _ script: Script, _ key: String, _ arguments: [String],
+    _ script: Script, _ key: String, _ apiKey: String, _ arguments: [String],
     _ parse: @escaping @Sendable (Reply) throws(StateError) -> R
   ) -> Command<R> {
     Command(
       .script(
-        script, keys: [keys.idempotency(key), keys.idempotencyKeys],
-        arguments: [key, keys.idempotency(""), String(limit)] + arguments), parse: parse)
+        script, keys: [keys.idempotency(key, of: apiKey), keys.idempotencyKeys],
+        arguments: ["\(apiKey):\(key)", keys.idempotencyPrefix, String(limit)] + arguments), parse: parse)
   }
 
   private static let opening = #"""

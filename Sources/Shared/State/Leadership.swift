@@ -35,7 +35,7 @@ package struct Leader: Sendable, Equatable {
 /// Whether slots may be given away. Redis acknowledges what it has not written to its disk or its replicas yet, so one
 /// that was restarted, failed over or emptied may have forgotten who holds what. The gate is the id of the very process in
 /// which the leader knows that the data-plane replicas have put their sessions back; in any other one nobody gets a slot.
-package enum Gate: Sendable, Equatable {
+package enum Gate: String, Sendable, Equatable {
   /// There is none: Redis is empty, or nobody has led yet.
   case missing
   case open

@@ -1,6 +1,7 @@
 """What a page sees of the browser that it is in. Prints one JSON object; any failure is a traceback and exit status 1.
 
-    launch_client.py look ENDPOINT              the page's view of the default context, and the cookies of it
+    launch_client.py look ENDPOINT [URL]        the page's view of the default context, the cookies of it, and what became of
+                                                a visit to URL: "" or the browser's error
     launch_client.py prepare DIRECTORY CHROME   makes a profile with a cookie there
 """
 
@@ -17,13 +18,19 @@ VIEW = """() => ({
 })"""
 
 
-async def look(playwright, endpoint):
+async def look(playwright, endpoint, url=None):
     browser = await playwright.chromium.connect_over_cdp(endpoint)
     context = browser.contexts[0]
     page = await context.new_page()
     await page.goto("data:text/html,<title>Berth</title>")
     seen = await page.evaluate(VIEW)
     seen["cookies"] = [f"{cookie['name']}={cookie['value']}" for cookie in await context.cookies()]
+    if url:
+        try:
+            await page.goto(url)
+            seen["visit"] = ""
+        except Exception as error:
+            seen["visit"] = str(error)
     await browser.close()
     return seen
 

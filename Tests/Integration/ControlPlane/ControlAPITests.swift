@@ -22,21 +22,22 @@ final class RunningAPI: Sendable {
 
   init(
     _ bench: ControlBench, _ pools: [PoolSpec], bell: WakeBell = WakeBell(), maxSessions: Int = 200,
-    keys: [KeyRecord]? = nil, beforeAnswer: @escaping @Sendable () async -> Void = {}
+    keys: DeclaredKeys? = nil, metrics: ControlMetrics = ControlMetrics(pools: []),
+    beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) async throws {
     let port = try unusedPort()
     let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
-    client = try RedisClient(url: bench.redis.unixURL, options: options)
+    client = try RedisClient(url: bench.redis.unixURL, options: options, observe: metrics.observe)
     let logger = Logger(label: "api") { _ in SwiftLogNoOpLogHandler() }
+    let declared = keys ?? DeclaredKeys()
     let handlers = Handlers(
       configuration: APIConfiguration(
         pools: pools, publicURL: "https://b.example", maxSessions: maxSessions, portHosts: [bench.host], id: "me",
-        processID: 7, declaredKeys: Set((keys ?? []).map(\.id))
-      ),
-      redis: client, keys: bench.keys, bell: bell, logger: logger, clock: { Clock.unixMilliseconds })
+        processID: 7, declaredKeys: declared),
+      redis: client, keys: bench.keys, bell: bell, logger: logger, metrics: metrics, clock: { Clock.unixMilliseconds })
     let (listening, told) = AsyncStream<Void>.makeStream()
     let authenticator = Authenticator(
-      isRequired: keys != nil, declared: keys ?? [], redis: client, keys: bench.keys,
+      isRequired: keys != nil, declared: declared, redis: client, keys: bench.keys,
       clock: { Clock.unixMilliseconds })
     let server = APIServer(
       handlers, authenticator, host: "127.0.0.1", port: port, logger: logger, beforeAnswer: beforeAnswer,
@@ -53,6 +54,7 @@ final class RunningAPI: Sendable {
   struct Reply: Sendable {
     let status: Int
     let head: String
+    let text: String
     let json: JSON
   }
 
@@ -77,7 +79,8 @@ final class RunningAPI: Sendable {
     }
     let status = text.head.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
     return Reply(
-      status: status, head: text.head.lowercased(), json: text.body.isEmpty ? .null : try JSON(parsing: text.body))
+      status: status, head: text.head.lowercased(), text: text.body,
+      json: text.body.isEmpty || text.head.contains("text/plain") ? .null : try JSON(parsing: text.body))
   }
 }
 
@@ -93,7 +96,8 @@ final class RunningAPI: Sendable {
 
   private func api(_ bench: ControlBench) async throws -> RunningAPI {
     try await RunningAPI(
-      bench, [bench.pool()], keys: [record("ops", operatorKey, .admin), record("ci", sessionKey, .session)])
+      bench, [bench.pool()],
+      keys: DeclaredKeys([record("ops", operatorKey, .admin), record("ci", sessionKey, .session)]))
   }
 
   @Test func eachRouteAsksForItsScope() async throws {
@@ -114,6 +118,29 @@ final class RunningAPI: Sendable {
     #expect(try await api.ask("GET", unknown, key: sessionKey).status == 404)
     #expect(try await api.ask("GET", unknown, key: operatorKey).status == 404)
     #expect(try await api.ask("GET", "/api/sessions", key: sessionKey).status == 403)
+    for path in ["/metrics", "/api/status"] {
+      #expect(try await api.ask("GET", path).status == 401)
+      #expect(try await api.ask("GET", path, key: sessionKey).status == 403)
+      #expect(try await api.ask("GET", path, key: operatorKey).status == 200)
+    }
+  }
+
+  @Test func theKeysOfTheFileMayChange() async throws {
+    let bench = try ControlBench()
+    let keys = DeclaredKeys([record("ops", operatorKey, .admin), record("ci", sessionKey, .session)])
+    let control = try bench.start("a", [bench.pool()], keys: keys)
+    let api = try await RunningAPI(bench, [bench.pool()], bell: control.bell, keys: keys)
+    func stored() async throws -> Set<String> {
+      Set(try await bench.client.run(APIKeys(keys: bench.keys).all()).map(\.id))
+    }
+    try await ControlPlaneTests.eventually("replicas are told") { try await stored() == ["ops", "ci"] }
+    keys.replace([record("boss", "boss-key-000000001", .admin)])
+    control.bell.ring()
+    try await ControlPlaneTests.eventually("replicas are told again") { try await stored() == ["boss"] }
+    #expect(try await api.ask("GET", "/api/pools", key: "boss-key-000000001").status == 200)
+    #expect(try await eventually { try await api.ask("GET", "/api/pools", key: operatorKey).status == 401 })
+    #expect(try await api.ask("DELETE", "/api/keys/boss", key: "boss-key-000000001").status == 409)
+    await control.stop(instances: true)
   }
 
   @Test func keysAreMadeListedAndRemoved() async throws {

@@ -61,10 +61,12 @@ final class ControlBench: Sendable {
 
   /// - Parameter url: its own way to Redis, which a test may cut.
   func start(
-    _ name: String, _ pools: [PoolSpec], _ runtime: (any Runtime)? = nil, url: RedisURL? = nil
+    _ name: String, _ pools: [PoolSpec], _ runtime: (any Runtime)? = nil, url: RedisURL? = nil,
+    metrics: ControlMetrics = ControlMetrics(pools: []), keys: DeclaredKeys = DeclaredKeys()
   ) throws -> RunningControl {
     try RunningControl(
-      name, bench: self, pools: pools, runtime: try runtime ?? self.runtime(), url: url ?? redis.unixURL)
+      name, bench: self, pools: pools, runtime: try runtime ?? self.runtime(), url: url ?? redis.unixURL,
+      metrics: metrics, apiKeys: keys)
   }
 
   func instances(_ state: InstanceState? = nil) async throws -> [InstanceRecord] {
@@ -74,6 +76,16 @@ final class ControlBench: Sendable {
   func allocated() async throws -> [PortLease] { try await client.run(ports.list()) }
 
   /// Waits until so many instances are ready and nothing else is there.
+  @discardableResult
+  func settledIn(_ pool: String, _ count: Int) async throws -> [InstanceRecord] {
+    var found: [InstanceRecord] = []
+    try await eventually("\(count) ready instances of \(pool) and no other of it") {
+      found = try await self.instances().filter { $0.pool == pool }
+      return found.count == count && found.allSatisfy { $0.state == .ready }
+    }
+    return found
+  }
+
   @discardableResult
   func settled(_ count: Int) async throws -> [InstanceRecord] {
     var found: [InstanceRecord] = []
@@ -126,18 +138,22 @@ final class RunningControl: Sendable {
   private let tasks: [Task<Void, Never>]
   private let clients: [RedisClient]
 
-  init(_ name: String, bench: ControlBench, pools: [PoolSpec], runtime: any Runtime, url: RedisURL) throws {
+  init(
+    _ name: String, bench: ControlBench, pools: [PoolSpec], runtime: any Runtime, url: RedisURL,
+    metrics: ControlMetrics, apiKeys: DeclaredKeys
+  ) throws {
     let options = RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 3_000)
     let logger = bench.logger(name)
-    let client = try RedisClient(url: url, options: options)
-    let leaseClient = try RedisClient(url: url, options: options, threads: 1)
+    let client = try RedisClient(url: url, options: options, observe: metrics.observe)
+    let leaseClient = try RedisClient(url: url, options: options, threads: 1, observe: metrics.observe)
     clients = [client, leaseClient]
     let lease = LeaderLease(id: name, keys: bench.keys, redis: leaseClient, bell: bell, logger: logger)
     let supervisor = Supervisor(
       configuration: SupervisorConfiguration(
-        pools: pools, routes: pools.prefix(1).map { RouteRecord(id: "all", pool: $0.name) }, portRange: bench.range,
-        host: bench.host, drainMilliseconds: 500),
-      keys: bench.keys, redis: client, runtime: runtime, lease: lease, bell: bell, logger: logger)
+        pools: pools, routes: pools.prefix(1).map { RouteRecord(id: "all", pool: $0.name) }, apiKeys: apiKeys,
+        portRange: bench.range, host: bench.host, drainMilliseconds: 500),
+      keys: bench.keys, redis: client, runtime: runtime, lease: lease, bell: bell, logger: logger,
+      metrics: metrics)
     let listener = try WakeListener(url: url, keys: bench.keys, bell: bell, logger: logger)
     self.lease = lease
     self.supervisor = supervisor

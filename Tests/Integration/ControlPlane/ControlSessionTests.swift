@@ -10,6 +10,7 @@ import Runtimes
 import State
 import Supervisor
 import Synchronization
+import TLS
 import TestSupport
 import Testing
 
@@ -114,6 +115,33 @@ import Testing
     #expect(try await first.ask("DELETE", "/api/session/\(id)").status == 200)
     #expect(try await first.ask("POST", "/api/session/create", body: body, headers: key).json == made.json)
     #expect(try await bench.client.run(bench.leases.count()) == 0)
+    await control.stop(instances: true)
+  }
+
+  @Test func anIdempotencyKeyIsItsClientsAlone() async throws {
+    let bench = try ControlBench()
+    let pool = bench.pool { $0.spare = 2 }
+    let control = try bench.start("a", [pool])
+    func record(_ id: String) -> KeyRecord {
+      KeyRecord(id: id, sha256: SHA256Digest(of: "\(id)-key-0000000001").hexadecimal, scopes: [.session])
+    }
+    let api = try await RunningAPI(
+      bench, [pool], bell: control.bell, keys: DeclaredKeys([record("ann"), record("bob")]))
+    try await bench.settled(2)
+    func create(_ client: String) async throws -> RunningAPI.Reply {
+      try await api.ask(
+        "POST", "/api/session/create", body: "{}", key: "\(client)-key-0000000001",
+        headers: ["Idempotency-Key": "order-1"])
+    }
+    let first = try await create("ann")
+    let other = try await create("bob")
+    #expect(first.status == 200 && other.status == 200, "\(other.text)")
+    #expect(!other.head.contains("idempotency-replayed") && other.json["sessionId"] != first.json["sessionId"])
+    for (client, made) in [("ann", first), ("bob", other)] {
+      let again = try await create(client)
+      #expect(again.head.contains("idempotency-replayed: true") && again.json == made.json)
+    }
+    #expect(try await bench.client.run(bench.leases.count()) == 2)
     await control.stop(instances: true)
   }
 

@@ -24,7 +24,8 @@ struct RouteFeedOutageTests {
     _ = try replica.worker.granted(replica.ask(.attach(session: "rest-1")))
     let own = try replica.worker.granted(replica.acquire())
     let gone = replica.acquire()
-    try waitUntil("it waits") { try deployment.figures().waiting == 1 }
+    // Not only Redis must have it in the queue: a first question whose answer is lost is refused.
+    try waitUntil("it waits") { replica.coordinator.counters.waiting == 1 }
     // The feed must have seen them: what is only in Redis is lost with it.
     try waitUntil("all are known") { replica.coordinator.counters.sessions == 3 }
 
@@ -83,7 +84,8 @@ struct RouteFeedOutageTests {
     try replica.routes("a")
     try deployment.createSession("rest-1")
     let waiting = replica.acquire()
-    try waitUntil("it waits") { try deployment.figures().waiting == 1 }
+    // Not only Redis must have it in the queue: a first question whose answer is lost is refused.
+    try waitUntil("it waits") { replica.coordinator.counters.waiting == 1 }
     relay.cut()
     try waitUntil("the loss is noticed") { !replica.coordinator.counters.connected }
     try deployment.run(deployment.leases.end(session: "rest-1", reason: "test", now: deployment.now))

@@ -24,7 +24,7 @@ import Testing
     _ = try world.connection.run(
       Launches(keys: world.keys).ask(session: "<session>", pool: "chrome", options: LaunchOptions(), now: world.now))
     try world.connection.run(
-      Idempotency(keys: world.keys).claim("<key>", request: [], owner: "<session>", now: world.now))
+      Idempotency(keys: world.keys).claim("<key>", of: "<api-key>", request: [], owner: "<session>", now: world.now))
     _ = try world.acquire("waits", queue: true)
     try world.connection.run(world.replicas.beat(id: "<replica>", figures: [:], touched: [], now: world.now))
     try world.connection.run(world.targets.remember(target: "<target>", session: "<session>", ttlMilliseconds: 60_000))

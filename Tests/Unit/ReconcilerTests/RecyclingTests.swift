@@ -363,3 +363,43 @@ private let fixed = RuntimeSpec.fixed(FixedSpec(servers: []))
     #expect(rate.perSecond > 100_000)
   }
 }
+
+@Suite struct RecycleCauseTests {
+  /// Figures tell the thresholds apart by the reasons that ``Recycling`` gives.
+  @Test func everyThresholdIsToldByItsReason() {
+    func cause(_ spec: PoolSpec, _ instance: ObservedInstance) -> RecycleCause? {
+      for case .replace(_, let reason) in decide(spec, [instance]).actions { return RecycleCause(reason: reason) }
+      return nil
+    }
+    let unlimited = web { $0.recycling.afterRequests = 0 }
+    var aged = unlimited
+    aged.recycling.afterMilliseconds = 50_000
+    var big = unlimited
+    big.recycling.aboveMemoryMegabytes = 100
+    var heavy = ready("a")
+    heavy.wear.memoryBytes = 200 << 20
+    var young = heavy
+    young.startedAt = now - 30_000
+    #expect(cause(web(), ready("a", requests: 100)) == .requests)
+    #expect(cause(aged, ready("a")) == .age)
+    #expect(cause(big, heavy) == .memory && cause(big, young) == nil)
+    var impatient = big
+    impatient.recycling.memorySettlingMilliseconds = 0
+    #expect(cause(impatient, young) == .memory)
+    let shared = pool {
+      $0.slots = 4
+      $0.max = $0.min
+      $0.spare = 0
+      $0.recycleAfterSessions = 100
+      $0.recycling.jitterPercent = 90
+    }
+    let limits = (1...20).first { number in
+      Recycling.limit(100, of: "s-\(number)", generation: 1, jitterPercent: 90) < 60
+    }
+    var used = ready("s-\(limits ?? 0)")
+    used.freeSlots = 4
+    used.wear.sessions = 60
+    #expect(cause(shared, used) == .sessions)
+    #expect(RecycleCause(reason: "restart was asked for") == nil)
+  }
+}

@@ -39,6 +39,20 @@ import Testing
     #expect(error?.description.contains("secret") != true)
   }
 
+  @Test func aChangeCountsWhenItHasStoodForOneLook() {
+    var watch = KeysFileWatch([1])
+    func looks(_ contents: [UInt8]?...) -> [Bool] { contents.map { watch.look($0) } }
+    #expect(looks([1]) == [false])
+    #expect(looks([2], [2], [2]) == [false, true, false])
+    // Written in pieces: only the last one counts.
+    #expect(looks([], [3], [3]) == [false, false, true])
+    // It is gone, is missed once, and comes back as it was.
+    #expect(looks(nil, nil, nil) == [false, true, false])
+    #expect(looks([3], [3]) == [false, true])
+    // There and back between two looks is no change.
+    #expect(looks([4], [3], [3]) == [false, false, false])
+  }
+
   @Test func aKeysFileClosesTheRoutes() throws {
     func load(_ text: String, _ flags: [String: String] = [:]) throws -> ControlSettings {
       try ControlSettings.load(file: ConfigText(name: "berth.yaml", text: text), environment: [:], flags: flags)
