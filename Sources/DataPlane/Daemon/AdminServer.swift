@@ -39,7 +39,7 @@ final class AdminServer: Sendable {
       throw AdminError(description: "cannot listen on \(address) (--admin): \(Errno.text(fd))")
     }
     listener = Int32(fd)
-    self.address = Socket.localAddress(Int32(fd))
+    self.address = address.isUnix ? address : Socket.localAddress(Int32(fd))
     self.answer = answer
   }
 

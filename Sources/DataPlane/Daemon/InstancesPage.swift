@@ -85,7 +85,8 @@ struct InstancesPage {
   private func json(_ instance: InstanceRecord, _ rows: [LabelRow: LabeledMetrics.Row]) -> JSON {
     var fields: JSONObject = [
       "id": .string(instance.id), "pool": .string(instance.pool),
-      "address": .string("\(instance.host):\(instance.port)"), "state": .string(instance.state.rawValue),
+      "address": .string(instance.port == 0 ? instance.host : "\(instance.host):\(instance.port)"),
+      "state": .string(instance.state.rawValue),
       "weight": .int(instance.weight),
       "generation": .int(instance.generation),
     ]

@@ -32,6 +32,13 @@ struct LabeledPage {
     }
     page.family("berth_route_retries_total", .counter, "Requests tried on another connection, by route.")
     for row in routes { page.sample(row[RouteCounter.retries], ["route": row.name]) }
+    page.family("berth_route_refused_total", .counter, "Requests that a route's limits refused, by reason.")
+    for row in routes {
+      for (counter, reason) in [
+        (RouteCounter.rateLimited, "rate"), (.connectionsLimited, "connections"), (.bodiesRefused, "body"),
+        (.addressesDenied, "address"),
+      ] { page.sample(row[counter], ["route": row.name, "reason": reason]) }
+    }
     page.family(
       "berth_route_duration_seconds", .histogram, "From a request's head to its response's last byte, by route.")
     for row in routes {
@@ -44,6 +51,19 @@ struct LabeledPage {
     for row in pools { page.sample(row[PoolCounter.requests], ["pool": row.name]) }
     page.family("berth_pool_active", .gauge, "Requests and tunnels under way by pool.")
     for row in pools { page.sample(row[PoolCounter.activeNow], ["pool": row.name]) }
+    page.family("berth_pool_waiting", .gauge, "Requests that wait for a slot or a place by pool.")
+    for row in pools { page.sample(row[PoolCounter.waitingNow], ["pool": row.name]) }
+    page.family("berth_pool_refused_total", .counter, "Requests that no instance of a pool was there for, by reason.")
+    for row in pools {
+      for (counter, reason) in [
+        (PoolCounter.withoutInstance, "no_instance"), (.queueFull, "queue_full"), (.queueTimeouts, "queue_timeout"),
+        (.queueUnavailable, "unavailable"),
+      ] { page.sample(row[counter], ["pool": row.name, "reason": reason]) }
+    }
+    page.family("berth_pool_queue_seconds_total", .counter, "Time that requests have waited in a pool's queue.")
+    for row in pools { page.sample(Double(row[PoolCounter.queueMicroseconds]) / 1e6, ["pool": row.name]) }
+    page.family("berth_pool_queue_waits_total", .counter, "Requests that got a slot or a place after they had waited.")
+    for row in pools { page.sample(row[PoolCounter.queueWaits], ["pool": row.name]) }
     write(instances, to: &page)
   }
 

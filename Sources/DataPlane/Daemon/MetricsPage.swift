@@ -35,6 +35,12 @@ struct MetricsPage {
     page.single(
       "berth_origins_refused_total", .counter, "WebSockets refused because of the page that asked for them.",
       sum(.originsRefused))
+    page.single(
+      "berth_places_refused_total", .counter, "Requests for which no instance had room (maxConnections) in time.",
+      sum(.placesRefused))
+    page.single(
+      "berth_addresses_denied_total", .counter, "Requests refused by a route's allow or deny.", sum(.addressesDenied))
+    page.single("berth_redirects_total", .counter, "Plain requests sent to https.", sum(.redirects))
     page.single("berth_ejections_total", .counter, "Instances taken out for their failures.", sum(.ejections))
     page.single("berth_recoveries_total", .counter, "Ejected instances that came back.", sum(.recoveries))
     page.single(

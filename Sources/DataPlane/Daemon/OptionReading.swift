@@ -37,6 +37,25 @@ enum OptionReading {
     return address
   }
 
+  /// Addresses of which none stands twice.
+  static func addresses(_ flags: [String], _ name: String, _ variable: String, or fallback: String) throws
+    -> [SocketAddress]
+  {
+    let texts = list(flags, variable)
+    let source = flags.isEmpty ? variable : name
+    var seen: Set<String> = []
+    return try (texts.isEmpty ? [fallback] : texts).map { text in
+      guard let address = SocketAddress(text) else {
+        throw ValidationError(
+          "\(source) is \"\(text)\"; it must be ADDRESS:PORT, e.g. 127.0.0.1:8080 or [::1]:8080, or unix:/path.")
+      }
+      guard seen.insert(address.description).inserted || address.port == 0 && !address.isUnix else {
+        throw ValidationError("\(source) names \(address) twice; once is enough.")
+      }
+      return address
+    }
+  }
+
   /// Blocks of addresses with commas between them.
   static func ranges(_ flag: String?, _ name: String, _ variable: String) throws -> [AddressRange] {
     try (text(flag, variable) ?? "").split(separator: ",").map { part in

@@ -22,10 +22,17 @@ import TLS
 
   // Addresses
   @Option(
-    help: "Address for plain HTTP and WebSocket. [BERTH_LISTEN; PORT sets the port alone] (default: 127.0.0.1:8080)")
-  var listen: String?
-  @Option(help: "Address for TLS, with a certificate. [BERTH_TLS_LISTEN] (default: 127.0.0.1:8443)")
-  var tlsListen: String?
+    help: """
+      Address for plain HTTP and WebSocket, or unix:/path. May be repeated. [BERTH_LISTEN, with commas between several; \
+      PORT sets the port alone] (default: 127.0.0.1:8080)
+      """)
+  var listen: [String] = []
+  @Option(
+    help: """
+      Address for TLS, with a certificate. May be repeated. [BERTH_TLS_LISTEN, with commas between several] \
+      (default: 127.0.0.1:8443)
+      """)
+  var tlsListen: [String] = []
   @Option(help: "Address of /healthz, /readyz, /metrics and /routes. [BERTH_ADMIN] (default: 127.0.0.1:8081)")
   var admin: String?
 
@@ -117,20 +124,23 @@ import TLS
     help: "Listen on other addresses than loopback although nobody has to show a key. [BERTH_ALLOW_UNAUTHENTICATED=1]")
   var allowUnauthenticated = false
 
-  func run() throws { try Replica(settings: settings()).run() }
+  func run() throws {
+    Socket.keepStandardDescriptors()
+    try Replica(settings: settings()).run()
+  }
 
   // MARK: Reading
 
   private typealias Read = OptionReading
 
   private func settings() throws -> Settings {
-    let plain = try Read.address(listen, "--listen", "BERTH_LISTEN", or: "127.0.0.1:\(try Read.port() ?? 8080)")
+    let plain = try Read.addresses(listen, "--listen", "BERTH_LISTEN", or: "127.0.0.1:\(try Read.port() ?? 8080)")
     let files = try tlsFiles()
-    guard Read.text(tlsListen, "BERTH_TLS_LISTEN") == nil || !files.isEmpty else {
+    guard Read.list(tlsListen, "BERTH_TLS_LISTEN").isEmpty || !files.isEmpty else {
       throw ValidationError("--tls-listen (BERTH_TLS_LISTEN) needs --certificate or --certificates.")
     }
     let tls =
-      files.isEmpty ? nil : try Read.address(tlsListen, "--tls-listen", "BERTH_TLS_LISTEN", or: "127.0.0.1:8443")
+      files.isEmpty ? [] : try Read.addresses(tlsListen, "--tls-listen", "BERTH_TLS_LISTEN", or: "127.0.0.1:8443")
     let admin = try Read.address(admin, "--admin", "BERTH_ADMIN", or: "127.0.0.1:8081")
     let redisURL = Read.text(redisURL, "REDIS_URL")
     let routes = Read.text(routes, "BERTH_ROUTES")
@@ -139,7 +149,7 @@ import TLS
     }
     let asksForKeys = requireKeys || Read.environment("BERTH_REQUIRE_KEYS") == "1"
     let open = allowUnauthenticated || Read.environment("BERTH_ALLOW_UNAUTHENTICATED") == "1"
-    for (address, flag) in [(plain, "--listen")] + (tls.map { [($0, "--tls-listen")] } ?? [])
+    for (address, flag) in plain.map({ ($0, "--listen") }) + tls.map({ ($0, "--tls-listen") })
     where !address.isLoopback && !open && !asksForKeys {
       throw ValidationError(
         "\(flag) \(address) can be reached from other machines and nobody has to show a key. Say --require-keys "

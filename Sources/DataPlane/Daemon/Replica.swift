@@ -57,7 +57,7 @@ final class Replica {
     let inherited = predecessor?.listeners ?? []
     do {
       var configuration = EngineConfiguration(
-        listen: [settings.listen], tlsListen: settings.tlsListen.map { [$0] } ?? [], certificates: certificates?.first,
+        listen: settings.listen, tlsListen: settings.tlsListen, certificates: certificates?.first,
         workers: settings.workers, limits: settings.limits, splice: settings.splice)
       configuration.trustedProxies = settings.trustedProxies
       configuration.proxyProtocolFrom = settings.proxyProtocolFrom
@@ -71,6 +71,9 @@ final class Replica {
         try AccessLog(destination, workers: settings.workers, labels: engine.labels, log: log)
       }
     } catch { throw ReplicaError(description: "--access-log (BERTH_ACCESS_LOG): \(error)") }
+    if settings.routes != nil, settings.redisURL != nil {
+      log.warning("--redis-url (REDIS_URL) is not used beside --routes; leave one of them out", [:])
+    }
     if let path = settings.routes {
       let file = try FileCoordinator(path: path, intervalMilliseconds: settings.healthCheckMilliseconds, log: log)
       self.file = file
@@ -116,7 +119,8 @@ final class Replica {
         func sum(_ counter: Counter) -> String { String(metrics.reduce(0) { $0 + Int($1.value(counter)) }) }
         return [
           "clients": sum(.clientsNow), "tunnels": sum(.tunnelsNow), "requests": sum(.requests),
-          "address": "\(settings.listen)", "admin": "\(settings.admin)", "pid": String(getpid()),
+          "address": settings.listen.map(\.description).joined(separator: " "), "admin": "\(settings.admin)",
+          "pid": String(getpid()),
         ]
       }, faults: { faults.read() }, traffic: { [labels = engine.labels] in labels.traffic() })
   }

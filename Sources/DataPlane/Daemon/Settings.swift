@@ -6,8 +6,8 @@ import TLS
 
 /// The settings of a replica.
 struct Settings {
-  var listen: SocketAddress
-  var tlsListen: SocketAddress?
+  var listen: [SocketAddress]
+  var tlsListen: [SocketAddress]
   var tls: TLSFiles
   var admin: SocketAddress
   var redisURL: String?

@@ -31,7 +31,15 @@ struct CompiledRoute: BitwiseCopyable {
   var connectionsPerClient: Int32 = 0
   /// Tells this route's limits from those of others.
   var limitKey: UInt64 = 0
-  var isLimited: Bool { requestsPerSecond > 0 || connectionsPerClient > 0 }
+  /// Blocks of addresses that may come, unless there are none, and that may not.
+  var allowed = Slice.empty
+  var denied = Slice.empty
+  /// Of https://, for requests that came without TLS; 0 = they are served.
+  var redirectPort: Int32 = 0
+  /// Not every request goes on: one of the fields since `requestsPerSecond` is set.
+  var isGuarded = false
+  /// How long a request waits for a place at an instance.
+  var queueMilliseconds: Int32 = 0
   /// Bytes that come off the path's start, and what stands there instead.
   var stripped: Int32 = 0
   var replacement = Slice.empty
@@ -49,6 +57,8 @@ struct CompiledRoute: BitwiseCopyable {
   var waits = RouteWaits()
   /// Of a request's body; 0 = no limit.
   var bodyBytes: UInt64 = 0
+  /// Bytes a second that it has to come with; 0 = any, negative = as the engine says.
+  var bodyRate: Int32 = -1
   /// A client must show a key, or a session's id.
   var needsKey = false
   /// Whether the host was named exactly, so that no name of somebody else's leads here.
@@ -79,8 +89,14 @@ struct CompiledPool: BitwiseCopyable {
   var needsSlot = false
   /// Of the PROXY header that instances expect; 0 = none.
   var proxyProtocol: UInt8 = 0
-  /// The balancer, which outlives the table.
+  /// Requests that one instance may have at a time; 0 = as many as come. How many may wait for a place.
+  var maxConnections: Int32 = 0
+  var queueLimit: Int32 = 0
+  /// There are backups, or that limit: an instance is not chosen the plain way.
+  var hasTiers = false
+  /// The balancer, which outlives the table; and that of the backups, if there are some.
   var state: PoolHandle?
+  var backups: PoolHandle?
   /// Index into `RoutingTable.pools` by `CompiledTable.poolNames`.
   var name: Int32 = 0
 }
@@ -119,6 +135,9 @@ struct CompiledTable: ~Copyable {
   let poolNames: [String]
   /// Those that take new requests, by pool.
   let membersByPool: [[BalancerMember]]
+  /// The backups of each pool.
+  let backupsByPool: [[BalancerMember]]
+  private let blocks: FixedArray<AddressBlock>
   /// What each of `routes` may still retry.
   let budgets: FixedArray<RetryBudget>
   private let text: FixedArray<UInt8>
@@ -135,11 +154,12 @@ struct CompiledTable: ~Copyable {
     poolNames = table.pools.keys.sorted()
     let indexes = Dictionary(uniqueKeysWithValues: poolNames.enumerated().map { ($1, Int32($0)) })
     var byPool = [[BalancerMember]](repeating: [], count: poolNames.count)
+    var backupsByPool = byPool
     for instance in table.instances {
       guard let slot = place(instance), instance.state == .ready, let pool = indexes[instance.pool] else { continue }
       let key = StableHash.of(instance.id)
-      byPool[Int(pool)].append(
-        BalancerMember(place: slot, key: key, generation: instance.generation, weight: instance.weight))
+      let member = BalancerMember(place: slot, key: key, generation: instance.generation, weight: instance.weight)
+      if instance.isBackup { backupsByPool[Int(pool)].append(member) } else { byPool[Int(pool)].append(member) }
     }
     var pools: [CompiledPool] = []
     for (index, name) in poolNames.enumerated() {
@@ -148,6 +168,9 @@ struct CompiledTable: ~Copyable {
       pool.kind = record.kind.index
       pool.needsSlot = record.slots > 0
       pool.proxyProtocol = UInt8(record.proxyProtocol)
+      pool.maxConnections = Int32(clamping: record.maxConnections)
+      pool.queueLimit = Int32(clamping: record.queueLimit)
+      pool.hasTiers = record.maxConnections > 0 || !backupsByPool[index].isEmpty
       pool.name = Int32(index)
       pools.append(pool)
     }
@@ -160,6 +183,12 @@ struct CompiledTable: ~Copyable {
       return slice
     }
     func store(_ string: String) -> Slice { store(Array(string.utf8)) }
+    var blocks: [AddressBlock] = []
+    func store(blocks texts: [String]) -> Slice {
+      let parsed = texts.compactMap { AddressBlock($0) }
+      blocks += parsed
+      return Slice(blocks.count - parsed.count, parsed.count)
+    }
     for record in table.routes {
       guard let pool = indexes[record.pool] else { continue }
       var route = CompiledRoute()
@@ -184,6 +213,14 @@ struct CompiledTable: ~Copyable {
       route.burst = Int32(clamping: record.burst)
       route.connectionsPerClient = Int32(clamping: record.connectionsPerClient)
       route.limitKey = StableHash.of(record.id)
+      route.allowed = store(blocks: record.allow)
+      route.denied = store(blocks: record.deny)
+      route.redirectPort = Int32(clamping: record.redirectPort ?? 0)
+      route.isGuarded =
+        route.requestsPerSecond > 0 || route.connectionsPerClient > 0 || !record.allow.isEmpty || !record.deny.isEmpty
+        || route.redirectPort > 0
+      route.queueMilliseconds = Int32(
+        clamping: record.queueTimeoutMilliseconds ?? table.pools[record.pool]?.queueTimeoutMilliseconds ?? 0)
       if record.stripPrefix || record.replacePrefix != nil {
         route.stripped = Int32(PathPattern.prefix(record.path).utf8.count)
       }
@@ -191,9 +228,12 @@ struct CompiledTable: ~Copyable {
         route.replacement = store(String(replacement.hasSuffix("/") ? replacement.dropLast() : replacement[...]))
       }
       route.requestRemoved = store(
-        HeaderLines.removed(record.requestHeaders.remove + Self.dropped(record, table.pools[record.pool])))
+        HeaderLines.removed(
+          record.requestHeaders.remove + Self.replaced(record.requestHeaders, Self.ownRequestFields)
+            + Self.dropped(record, table.pools[record.pool])))
       route.requestAdded = store(HeaderLines.added(record.requestHeaders.add.map { ($0.name, $0.value) }))
-      route.responseRemoved = store(HeaderLines.removed(record.responseHeaders.remove))
+      route.responseRemoved = store(
+        HeaderLines.removed(record.responseHeaders.remove + Self.replaced(record.responseHeaders, ["date"])))
       route.responseAdded = store(HeaderLines.added(record.responseHeaders.add.map { ($0.name, $0.value) }))
       route.row = lease.row(route: record.id)
       route.poolRow = lease.row(pool: record.pool)
@@ -202,6 +242,7 @@ struct CompiledTable: ~Copyable {
       route.attempts = UInt8(clamping: record.retries + 1)
       route.waits = RouteWaits(record)
       route.bodyBytes = UInt64(record.bodyBytes)
+      if let rate = record.minBodyBytesPerSecond { route.bodyRate = Int32(clamping: rate) }
       route.needsKey = record.auth ?? requiresKeys
       routes.append(route)
       routeRecords.append(record)
@@ -210,6 +251,8 @@ struct CompiledTable: ~Copyable {
     self.routes = FixedArray(routes)
     self.pools = FixedArray(pools)
     membersByPool = byPool
+    self.backupsByPool = backupsByPool
+    self.blocks = FixedArray(blocks)
     budgets = FixedArray(routeRecords.map { RetryBudget(percent: $0.retryBudgetPercent) })
     self.text = FixedArray(text)
   }
@@ -220,7 +263,24 @@ struct CompiledTable: ~Copyable {
     (pool?.kind == .cdp ? ["Sec-WebSocket-Extensions"] : []) + (route.jobAffinity ? ["Accept-Encoding"] : [])
   }
 
+  /// Fields that Berth writes itself and that stand in a message once.
+  private static let ownRequestFields = [
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "via",
+  ]
+
+  /// Those of them that a rule adds: its line stands in the place of Berth's.
+  private static func replaced(_ rules: HeaderRules, _ own: [String]) -> [String] {
+    own.filter { name in rules.add.contains { $0.name.lowercased() == name } }
+  }
+
+  /// Whether one of the blocks that a route's slice names has the address.
+  func holds(_ slice: Slice, _ address: (high: UInt64, low: UInt64)) -> Bool {
+    for index in slice.lower..<slice.upper where blocks[index].contains(address.high, address.low) { return true }
+    return false
+  }
+
   func free() {
+    blocks.free()
     routes.free()
     pools.free()
     budgets.free()

@@ -35,9 +35,13 @@ struct BodyState: BitwiseCopyable {
 /// What a deadline means when it passes.
 enum Wait: UInt8, BitwiseCopyable {
   case none, handshake, head, keepAlive, slot, goneWithoutSlot, connect, firstByte, body, tunnel, linger, flush,
-    instanceIdle, job
+    instanceIdle, job, place
 }
 
+/// What a request has of a pool whose instances take only so many at a time.
+enum PlaceState: UInt8, BitwiseCopyable { case none, held, awaited }
+
+/// Fields stand in an order that leaves no gaps: an idle tunnel is mostly two of these.
 struct Connection {
   enum Kind: UInt8, BitwiseCopyable { case free, client, instance }
 
@@ -69,6 +73,12 @@ struct Connection {
   /// log2 of the next piece's size.
   var pieceShift: UInt8 = 16
   var wait = Wait.none
+  /// Clients: a listed peer's PROXY header has not come yet.
+  var awaitsProxyHeader = false
+  /// Clients: a listed proxy, whose word about its own clients is kept.
+  var isTrusted = false
+  /// Clients: the request has a place at its instance, or stands in line for one of `turnPool`.
+  var place = PlaceState.none
 
   /// The other side's descriptor, or -1.
   var peer: Int32 = -1
@@ -89,14 +99,14 @@ struct Connection {
   var route: Int32 = -1
   /// Clients: their address.
   var address = SocketAddress()
-  /// Clients: a listed peer's PROXY header has not come yet.
-  var awaitsProxyHeader = false
-  /// Clients: a listed proxy, whose word about its own clients is kept.
-  var isTrusted = false
   /// Clients: limits of time of the request's route.
   var waits = RouteWaits()
   /// Clients: how much of the request's body may still come.
   var bodyRoom = UInt64.max
+  /// Clients: when the request's body would have come too slowly if nothing of it had come (monotonic milliseconds); 0 = it
+  /// may take its time, ``unmeasured`` = what comes from the next piece on counts.
+  var bodyDue = 0
+  static let unmeasured = Int.max
   /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
   var turn = Turn()
   var turnPool: PoolHandle?

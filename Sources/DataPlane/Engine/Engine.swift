@@ -54,10 +54,14 @@ package final class Engine: Sendable {
   package let addresses: [SocketAddress]
   package let tlsAddresses: [SocketAddress]
   private let configuration: EngineConfiguration
-  private let shared = EngineShared()
+  private let shared: EngineShared
   /// By worker. Bound; they listen from ``listen()`` on.
   private let listeners: [[Int32]]
   private let tlsListeners: [[Int32]]
+  /// Paths of unix sockets that are taken when they listen, with a descriptor of each.
+  private let newPaths: [(path: String, descriptor: Int32)]
+  /// The paths of listeners that are unix sockets, which the kernel knows by another name.
+  private let paths: [Int32: SocketAddress]
   private let threads = Mutex<[Thread]>([])
   private let listens = Atomic<Bool>(false)
 
@@ -69,25 +73,36 @@ package final class Engine: Sendable {
     precondition(configuration.tlsListen.isEmpty || configuration.certificates != nil, "TLS needs a certificate")
     self.configuration = configuration
     inboxes = (0..<configuration.workers).map { _ in Mailbox() }
+    shared = EngineShared(inboxes: inboxes)
     metrics = (0..<configuration.workers).map { _ in WorkerMetrics() }
     labels = LabeledMetrics(workers: configuration.workers)
     var given = inherited
-    var opened: [Int32] = []
+    var opened = Opened()
     defer { for listener in given { Socket.close(listener.descriptor) } }
     do {
       (listeners, addresses) = try Self.bind(.plain, configuration.listen, configuration, &given, &opened)
       (tlsListeners, tlsAddresses) = try Self.bind(.tls, configuration.tlsListen, configuration, &given, &opened)
     } catch {
-      for fd in opened { Socket.close(fd) }
+      for fd in opened.descriptors { Socket.close(fd) }
+      for new in opened.newPaths { Socket.dropPath(new.path) }
       throw error
     }
+    newPaths = opened.newPaths
+    paths = opened.paths
+  }
+
+  /// What the start has opened so far.
+  private struct Opened {
+    var descriptors: [Int32] = []
+    var newPaths: [(path: String, descriptor: Int32)] = []
+    var paths: [Int32: SocketAddress] = [:]
   }
 
   /// At least one listener for each address and worker: the kernel spreads connections over them (SO_REUSEPORT). All that
   /// were given for an address are used, since what waits in one that nobody has open is lost.
   private static func bind(
     _ kind: HandoverListener.Kind, _ addresses: [SocketAddress], _ configuration: EngineConfiguration,
-    _ given: inout [HandoverListener], _ opened: inout [Int32]
+    _ given: inout [HandoverListener], _ opened: inout Opened
   ) throws(EngineError) -> ([[Int32]], [SocketAddress]) {
     var byWorker = [[Int32]](repeating: [], count: configuration.workers)
     var actual: [SocketAddress] = []
@@ -95,19 +110,48 @@ package final class Engine: Sendable {
       let ours: (HandoverListener) -> Bool = { $0.kind == kind && $0.address.description == address.description }
       let taken = given.filter(ours).map(\.descriptor)
       given.removeAll(where: ours)
-      opened += taken
+      opened.descriptors += taken
       for (index, fd) in taken.enumerated() { byWorker[index % configuration.workers].append(fd) }
+      if let path = address.unixPath {
+        try share(path, address, taken, &byWorker, &opened)
+        actual.append(address)
+        continue
+      }
       var address = address
       for worker in min(taken.count, configuration.workers)..<configuration.workers {
         let fd = Socket.bindListener(address, sharesPort: true, defersAccept: true)
         guard fd >= 0 else { throw EngineError(description: "cannot listen on \(address): \(Errno.text(fd))") }
-        opened.append(Int32(fd))
+        opened.descriptors.append(Int32(fd))
         byWorker[worker].append(Int32(fd))
         address = Socket.localAddress(Int32(fd))
       }
       actual.append(address)
     }
     return (byWorker, actual)
+  }
+
+  /// A path has one socket, which all workers accept from.
+  private static func share(
+    _ path: String, _ address: SocketAddress, _ taken: [Int32], _ byWorker: inout [[Int32]], _ opened: inout Opened
+  ) throws(EngineError) {
+    func checked(_ fd: Int) throws(EngineError) -> Int32 {
+      guard fd >= 0 else { throw EngineError(description: "cannot listen on \(address): \(Errno.text(fd))") }
+      opened.descriptors.append(Int32(fd))
+      opened.paths[Int32(fd)] = address
+      return Int32(fd)
+    }
+    for fd in taken { opened.paths[fd] = address }
+    var first = taken.first
+    for worker in min(taken.count, byWorker.count)..<byWorker.count {
+      if let first {
+        byWorker[worker].append(try checked(Socket.duplicate(first)))
+      } else {
+        let fd = try checked(Socket.bindListener(address, sharesPort: false, defersAccept: false))
+        opened.newPaths.append((path, fd))
+        byWorker[worker].append(fd)
+        first = fd
+      }
+    }
   }
 
   /// Begins to listen: from now on the kernel takes connections for this engine, so call it when they can be served soon.
@@ -117,7 +161,14 @@ package final class Engine: Sendable {
     for fd in (listeners + tlsListeners).flatMap(\.self) {
       let result = Socket.listen(fd, backlog: configuration.limits.listenBacklog)
       guard result >= 0 else {
-        throw EngineError(description: "cannot listen on \(Socket.localAddress(fd)): \(Errno.text(result))")
+        let address = paths[fd] ?? Socket.localAddress(fd)
+        throw EngineError(description: "cannot listen on \(address): \(Errno.text(result))")
+      }
+    }
+    for new in newPaths {
+      let result = Socket.takePath(new.path)
+      guard result >= 0 else {
+        throw EngineError(description: "cannot listen on unix:\(new.path): \(Errno.text(result))")
       }
     }
   }
@@ -126,7 +177,7 @@ package final class Engine: Sendable {
   package var handoverListeners: [HandoverListener] {
     func named(_ byWorker: [[Int32]], _ kind: HandoverListener.Kind) -> [HandoverListener] {
       byWorker.flatMap(\.self).map {
-        HandoverListener(kind: kind, address: Socket.localAddress($0), descriptor: $0)
+        HandoverListener(kind: kind, address: paths[$0] ?? Socket.localAddress($0), descriptor: $0)
       }
     }
     return named(listeners, .plain) + named(tlsListeners, .tls)

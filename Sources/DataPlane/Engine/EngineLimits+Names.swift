@@ -73,6 +73,12 @@ extension EngineLimits {
         "head-timeout", .duration, wait, \.headMilliseconds, "from accept, or a head's first byte, to its last"),
       LimitName("keep-alive-timeout", .duration, wait, \.keepAliveMilliseconds, "between two requests of a client"),
       LimitName("body-timeout", .duration, week, \.bodyMilliseconds, "between two pieces of a body, either way"),
+      LimitName(
+        "body-grace", .duration, week, \.bodyGraceMilliseconds,
+        "from a request body's first piece, before its rate counts"),
+      LimitName(
+        "body-rate", .bytes, 0...1_073_741_824, \.bodyBytesPerSecond,
+        "that a request's body must bring in a second on average, after body-grace; 0 = any"),
       LimitName("connect-timeout", .duration, wait, \.connectMilliseconds, "one attempt to connect to an instance"),
       LimitName(
         "first-byte-timeout", .duration, week, \.firstByteMilliseconds,

@@ -17,6 +17,8 @@ package struct EngineLimits: Sendable {
   package var firstByteMilliseconds = 300_000
   /// Between two pieces of a body, in either direction.
   package var bodyMilliseconds = 60_000
+  /// From a request body's first piece on, before its rate counts: a bad line may stand still for a while.
+  package var bodyGraceMilliseconds = 30_000
   /// Without a byte in a tunnel that has no session limits of its own.
   package var tunnelIdleMilliseconds = 86_400_000
   /// After one side of a tunnel has ended, for the other to follow; and for a refused client to read its answer.
@@ -32,6 +34,9 @@ package struct EngineLimits: Sendable {
   package var jobMilliseconds = 250
 
   // Sizes, in bytes or counts.
+  /// That a request's body must bring in each second on average, so that nobody keeps an instance busy with a byte now and
+  /// then; 0 = any. Far below the slowest line, and far above who sends a byte before each deadline.
+  package var bodyBytesPerSecond = 100
   /// One read of a body or tunnel at its smallest and largest: it doubles while reads fill it and the target takes all.
   package var smallestPiece = 65_536
   package var largestPiece = 1_048_576

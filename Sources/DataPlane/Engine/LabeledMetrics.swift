@@ -10,7 +10,7 @@ package typealias LabelRow = UInt16
 
 package enum RouteCounter: Int, CaseIterable, Sendable {
   case responses1xx, responses2xx, responses3xx, responses4xx, responses5xx, bytesFromClients, bytesToClients
-  case retries, retriesRefused, rateLimited, connectionsLimited, bodiesRefused
+  case retries, retriesRefused, rateLimited, connectionsLimited, bodiesRefused, addressesDenied
   /// Requests and tunnels under way. While it is above 0 the row keeps its name.
   case activeNow
 }

@@ -8,6 +8,8 @@ package final class Mailbox: WorkerInbox {
   enum Message: Sendable {
     case answer(SlotAnswer, ticket: UInt64)
     case job(JobOwner, ticket: UInt64)
+    /// A place at an instance (by key) that became free, for a request that waits for it.
+    case place(PlaceGate, UInt64, ticket: UInt64)
     case sessionEnded(String, reason: String)
     case table(RoutingTable)
     case loads([String: InstanceLoad])

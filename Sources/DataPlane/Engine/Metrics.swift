@@ -9,6 +9,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case tlsResumed, tlsPlainHTTP, tlsNotTLS, tlsVersion, tlsCipher, tlsClientCertificate, tlsAlert, tlsGone, tlsTimeout
   case tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
   case browserCloses, retriesRefused, requestsRefused, connectionsRefused, unauthorized, originsRefused
+  case placesRefused, addressesDenied, redirects
   case ejections, recoveries, panicPicks
   case ejectedNow, clientsNow, instancesNow, tunnelsNow, bufferedBytesNow
 }

@@ -3,7 +3,7 @@
 import Balancing
 import Routing
 
-struct PoolState: ~Copyable {
+@safe struct PoolState: ~Copyable {
   var balancer: PoolBalancer
   /// Requests and tunnels under way that have a turn here.
   var turns = 0
@@ -15,17 +15,29 @@ struct PoolState: ~Copyable {
   var borrowedAt = Int.min / 2
   /// What of the balancer's counters has been told already.
   var told = BalancerCounters()
+  let pool: String
+  /// These are the backups of the pool.
+  let isBackup: Bool
+  /// The places of the pool's instances, if they are or were limited; held in `PlaceGates`.
+  var gate: Unmanaged<PlaceGate>?
 
-  init(_ settings: BalancerSettings, seed: UInt64) { balancer = PoolBalancer(settings, seed: seed) }
+  init(_ settings: BalancerSettings, seed: UInt64, pool: String, isBackup: Bool) {
+    balancer = PoolBalancer(settings, seed: seed)
+    self.pool = pool
+    self.isBackup = isBackup
+  }
+
+  /// By which the backups of a pool stand beside it; no pool has a space in its name.
+  static func backupName(_ pool: String) -> String { pool + " backup" }
 }
 
 /// A pool's state, passed by value. It stays valid while it is in the table or a turn is under way.
 @safe struct PoolHandle: BitwiseCopyable {
   private let state: UnsafeMutablePointer<PoolState>
 
-  init(_ settings: BalancerSettings, seed: UInt64) {
+  init(_ settings: BalancerSettings, seed: UInt64, pool: String, isBackup: Bool) {
     unsafe state = .allocate(capacity: 1)
-    unsafe state.initialize(to: PoolState(settings, seed: seed))
+    unsafe state.initialize(to: PoolState(settings, seed: seed, pool: pool, isBackup: isBackup))
   }
 
   @inline(__always) var s: PoolState {

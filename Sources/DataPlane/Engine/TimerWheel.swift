@@ -76,6 +76,23 @@ struct TimerWheel {
     return nil
   }
 
+  /// The first connections that wait for this, roughly in the order in which their waits end. Costs a look at each that is
+  /// linked before them.
+  func first(_ wait: Wait, limit: Int, _ slab: Slab, where isMeant: (Int32) -> Bool) -> [Int32] {
+    var found: [Int32] = []
+    for distance in 1...Self.slots {
+      var fd = heads[(lastTick + distance) & (Self.slots - 1)]
+      while fd >= 0 {
+        if slab[fd].wait == wait, isMeant(fd) {
+          found.append(fd)
+          if found.count == limit { return found }
+        }
+        fd = slab[fd].wheelNext
+      }
+    }
+    return found
+  }
+
   /// Links a connection that was looked at early again, never into the slot that is being emptied.
   private func relink(_ fd: Int32, after tick: Int, _ slab: Slab) {
     let target = min(max((slab[fd].deadline >> Self.shift) + 1, tick + 1), lastTick + Self.slots)

@@ -10,7 +10,9 @@ extension Worker {
   func accept(_ listener: Int32) -> Bool {
     let isTLS = s.tlsListeners.contains(listener)
     for _ in 0..<s.acceptBatch {
-      guard s.clients < s.clientLimit else {
+      guard s.clients < s.clientLimit || (Socket.hasInput(listener) && giveUpIdle()) else {
+        // Without a newcomer nobody has to go, and accept(2) would find nobody.
+        guard Socket.hasInput(listener) else { return false }
         pauseAccepting()
         return false
       }
@@ -18,6 +20,7 @@ extension Worker {
       let result = Socket.accept(listener, from: &address)
       guard result >= 0 else {
         if result == Errno.tooManyFiles || result == Errno.tooManyFilesInSystem {
+          if giveUpIdle() { continue }
           s.metrics.add(.acceptFailures)
           pauseAccepting()
         }
@@ -42,7 +45,9 @@ extension Worker {
     return true
   }
 
-  private func begin(_ fd: Int32, from address: SocketAddress, isTLS: Bool) {
+  private func begin(_ fd: Int32, from peer: SocketAddress, isTLS: Bool) {
+    // Who comes over a unix socket is a client of this machine.
+    let address = peer.isUnix ? SocketAddress(high: 0, low: 0xFFFF_7F00_0001, port: 0) : peer
     let generation = s.slab.open(fd, .client)
     s.slab[fd].machine = ExchangeMachine(isTLS: isTLS)
     s.slab[fd].isRemote = !address.isLoopback
@@ -98,9 +103,24 @@ extension Worker {
   }
 
   func resumeAccepting() {
-    guard s.clients < s.clientLimit else { return }
+    guard
+      s.clients < s.clientLimit
+        || ((s.listeners + s.tlsListeners).contains(where: Socket.hasInput) && giveUpIdle())
+    else { return }
     s.acceptsPaused = false
     for listener in s.listeners + s.tlsListeners { s.poller.addInput(.init(fd: listener, generation: 0)) }
+  }
+
+  /// Ends kept connections between two requests, those first that have been idle for longest, so that newcomers find room. A
+  /// few at a time, as looking for them costs more than ending them. False: nobody is idle.
+  private func giveUpIdle() -> Bool {
+    let limit = max(1, min(32, s.clientLimit / 16))
+    let idle = s.timers.first(.keepAlive, limit: limit, s.slab) { fd in
+      // A request that is on its way would be lost.
+      s.slab[fd].kind == .client && s.slab[fd].inbound.isEmpty && s.slab[fd].outbound.isEmpty && !Socket.hasInput(fd)
+    }
+    for fd in idle { closeClient(fd, .idleGivenUp) }
+    return !idle.isEmpty
   }
 
   /// Goes on with a client whose socket has something new, or whose turn has come again.
@@ -215,6 +235,7 @@ extension Worker {
       case .linger: limits.lingerMilliseconds
       case .instanceIdle: limits.instanceIdleMilliseconds
       case .job: limits.jobMilliseconds
+      case .place: limits.coordinatorMilliseconds
       }
     if wait == .none {
       s.slab[fd].wait = .none
@@ -256,6 +277,7 @@ extension Worker {
       }
     case .keepAlive: closeClient(fd, .idleKeepAlive)
     case .slot: refuse(fd, .timedOut)
+    case .place: refuseInLine(fd, .queueTimeout)
     case .job:
       let ticket = s.slab[fd].ticket
       s.coordinator.notify(.cancel(ticket: ticket, worker: s.index))
@@ -273,6 +295,8 @@ extension Worker {
         } else {
           instanceFailed(fd, .firstByteTimeout)
         }
+      } else if bodyDeadline(fd) <= s.now {
+        answer(fd, 408, "The request body comes too slowly.", .bodyTooSlow, closes: true)
       } else {
         answer(fd, 408, "The request body did not come in time.", .bodyTimeout, closes: true)
       }

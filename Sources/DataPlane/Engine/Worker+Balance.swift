@@ -12,23 +12,29 @@ extension Worker {
   /// - Parameter avoiding: the instance that has just failed this request, or -1
   func chooseInstance(_ fd: Int32, route index: Int, avoiding: Int32 = -1) {
     let route = s.table.routes[index]
-    guard let pool = s.table.pools[Int(route.pool)].state else { return closeClient(fd, .internalError) }
+    let compiled = s.table.pools[Int(route.pool)]
+    guard let pool = compiled.state else { return closeClient(fd, .internalError) }
+    if compiled.hasTiers { return chooseByTier(fd, route: index, pool, avoiding: avoiding) }
     if route.binds, avoiding < 0, let place = boundInstance(fd, route, pool) {
       s.slab[fd].setsCookie = false
       return connect(fd, instance: place, pool)
     }
     s.slab[fd].setsCookie = !route.stickyName.isEmpty
     let place = pick(fd, route, pool, avoiding: avoiding)
-    guard place >= 0 else {
-      s.labels.add(.withoutInstance, pool: route.poolRow)
-      return answer(
-        fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
-    }
+    guard place >= 0 else { return refuseWithoutInstance(fd, route) }
     connect(fd, instance: place, pool)
   }
 
+  func refuseWithoutInstance(_ fd: Int32, _ route: CompiledRoute) {
+    s.labels.add(.withoutInstance, pool: route.poolRow)
+    answer(fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
+  }
+
   /// What the route's strategy says, for a request or a look at a shared browser; -1 = nobody takes requests.
-  func pick(_ fd: Int32, _ route: CompiledRoute, _ pool: PoolHandle, avoiding: Int32 = -1) -> Int32 {
+  /// - Parameter mayReturn: the one that is avoided is better than nobody
+  func pick(
+    _ fd: Int32, _ route: CompiledRoute, _ pool: PoolHandle, avoiding: Int32 = -1, mayReturn: Bool = true
+  ) -> Int32 {
     var method = route.method
     var hash: UInt64 = 0
     var sequence: UInt64?
@@ -36,7 +42,7 @@ extension Worker {
       if let found = hashed(fd, route) { hash = found } else { method = .roundRobin }
     } else if method == .globalRoundRobin {
       sequence = avoiding < 0 ? pool.nextIndex() : nil
-      if pool.wantsBlock(now: s.now) {
+      if !pool.s.isBackup, pool.wantsBlock(now: s.now) {
         let name = s.table.poolNames[Int(route.pool)]
         s.coordinator.notify(.borrow(pool: name, worker: s.index))
       }
@@ -44,7 +50,7 @@ extension Worker {
     let place = pool.s.balancer.pick(
       method, hash: hash, avoiding: avoiding, now: s.now, random: &s.random, sequence: sequence)
     // Only the one that failed is left: better there than nowhere.
-    guard place < 0, avoiding >= 0 else { return place }
+    guard place < 0, avoiding >= 0, mayReturn else { return place }
     return pool.s.balancer.pick(method, hash: hash, now: s.now, random: &s.random)
   }
 
@@ -61,35 +67,36 @@ extension Worker {
     return StableHash.of(bytes.extracting(value.lower..<value.upper))
   }
 
-  /// The client as hashes and limits see it: the connection's peer, or for a listed proxy the last address in its
-  /// X-Forwarded-For that is not a listed proxy's own.
+  /// The client as hashes and limits see it.
   func clientHash(_ fd: Int32) -> UInt64 {
-    let (high, low) = s.slab[fd].address.bits
-    let peer = ClientAddress(v6: high, low)
-    guard s.slab[fd].isTrusted, let list = s.head.lastValue(of: .xForwardedFor) else { return peer.hash }
+    let (high, low) = clientBits(fd)
+    return ClientAddress(v6: high, low).hash
+  }
+
+  /// The connection's peer, or for a listed proxy the last address in its X-Forwarded-For that is not a listed proxy's own.
+  func clientBits(_ fd: Int32) -> (high: UInt64, low: UInt64) {
+    var last = s.slab[fd].address.bits
+    guard s.slab[fd].isTrusted, let list = s.head.lastValue(of: .xForwardedFor) else { return last }
     let bytes = s.slab[fd].inbound.span
     var end = list.upper
-    var last = peer
     while end > list.lower {
       var start = end
       while start > list.lower, bytes[start - 1] != UInt8(ascii: ",") { start -= 1 }
       let element = bytes.trimmed(start, end)
       guard let address = PeerAddress(ipv4: bytes, element, port: 0) ?? PeerAddress(ipv6: bytes, element, port: 0)
-      else { return last.hash }
-      last =
-        address.family == .ipv4
-        ? ClientAddress(v4: UInt32(truncatingIfNeeded: address.low)) : ClientAddress(v6: address.high, address.low)
+      else { return last }
       let number = SocketAddress(address)
-      guard s.trustedProxies.holds(number) else { return last.hash }
+      last = number.bits
+      guard s.trustedProxies.holds(number) else { return last }
       end = start - 1
     }
-    return last.hash
+    return last
   }
 
   // MARK: Bound to an instance
 
   /// The instance that a job's id or a sticky cookie leads to, if it takes the request.
-  private func boundInstance(_ fd: Int32, _ route: CompiledRoute, _ pool: PoolHandle) -> Int32? {
+  func boundInstance(_ fd: Int32, _ route: CompiledRoute, _ pool: PoolHandle) -> Int32? {
     let bytes = s.slab[fd].inbound.span
     if route.jobAffinity {
       let path = bytes.extracting(s.head.path.lower..<s.head.path.upper)
@@ -169,6 +176,7 @@ extension Worker {
     s.slab[fd].turnPool = nil
     pool.s.turns -= 1
     pool.s.balancer.ended(&s.slab[fd].turn, outcome, now: s.now)
+    if s.slab[fd].place != .none { leavePlace(fd, pool) }
   }
 
   // MARK: Members
@@ -181,20 +189,20 @@ extension Worker {
       let route = s.table.routes[index]
       methods[Int(route.pool)].formUnion(BalancingMethods(route.method))
     }
+    s.hasGates = false
     for index in 0..<s.table.pools.count {
-      let name = s.table.poolNames[index]
-      let settings = BalancerSettings(s.table.record(pool: index))
-      let handle = s.poolStates[name] ?? PoolHandle(settings, seed: nextRandom())
-      s.poolStates[name] = handle
-      handle.s.isInTable = true
-      handle.s.balancer.update(settings: settings)
-      handle.s.balancer.update(s.table.membersByPool[index], methods: methods[index], now: s.now)
-      s.table.pools[index].state = handle
+      let members = s.table.membersByPool[index]
+      s.table.pools[index].state = updateBalancer(index, members, methods[index], isBackup: false)
+      let backups = s.table.backupsByPool[index]
+      if !backups.isEmpty {
+        s.table.pools[index].backups = updateBalancer(index, backups, methods[index], isBackup: true)
+      }
     }
     for (name, handle) in s.poolStates where !handle.s.isInTable {
       handle.s.balancer.update([], methods: BalancingMethods(.roundRobin), now: s.now)
       guard handle.s.turns == 0 else { continue }
       s.poolStates[name] = nil
+      if unsafe handle.s.gate != nil { s.shared.gates.release(handle.s.pool) }
       handle.free()
     }
     s.drainingPlaces = [:]
@@ -203,12 +211,38 @@ extension Worker {
       if let place = s.instancePlaces[Self.placeKey(instance)] { s.drainingPlaces[key] = place }
     }
     if !s.loads.isEmpty { applyLoads() }
+    fillPlaces()
+  }
+
+  /// Brings the balancer of one tier of a pool up to date, and makes it if it is new.
+  private func updateBalancer(_ index: Int, _ members: [BalancerMember], _ methods: BalancingMethods, isBackup: Bool)
+    -> PoolHandle
+  {
+    let pool = s.table.poolNames[index]
+    let record = s.table.record(pool: index)
+    let name = isBackup ? PoolState.backupName(pool) : pool
+    let settings = BalancerSettings(record)
+    let handle = s.poolStates[name] ?? PoolHandle(settings, seed: nextRandom(), pool: pool, isBackup: isBackup)
+    s.poolStates[name] = handle
+    handle.s.isInTable = true
+    handle.s.balancer.update(settings: settings)
+    handle.s.balancer.update(members, methods: methods, now: s.now)
+    if record.maxConnections > 0, unsafe handle.s.gate == nil {
+      let gate = s.shared.gates.hold(pool, limit: record.maxConnections)
+      unsafe handle.s.gate = .passUnretained(gate)
+    }
+    if let gate = unsafe handle.s.gate {
+      s.hasGates = true
+      unsafe gate._withUnsafeGuaranteedRef { $0.withQueue { $0.limit = record.maxConnections } }
+    }
+    return handle
   }
 
   /// How busy instances are, as the control plane has published it; those that it does not name count as not measured.
   func applyLoads() {
     for instance in s.table.source.instances {
-      guard let handle = s.poolStates[instance.pool] else { continue }
+      let name = instance.isBackup ? PoolState.backupName(instance.pool) : instance.pool
+      guard let handle = s.poolStates[name] else { continue }
       let place = handle.s.balancer.place(ofKey: StableHash.of(instance.id))
       let load = s.loads[instance.id]
       let cpu = load.map { Int($0.cpuPercent) } ?? -1
@@ -219,7 +253,8 @@ extension Worker {
   /// Tells of instances that were taken out or came back since the last second.
   func reportEjections() {
     var ejected = 0
-    for (name, handle) in s.poolStates {
+    for (_, handle) in s.poolStates {
+      let name = handle.s.pool
       ejected += handle.s.balancer.ejectedCount
       let counters = handle.s.balancer.counters
       let told = handle.s.told
@@ -255,18 +290,22 @@ extension Worker {
   /// What /instances tells of each instance as this worker sees it. Every second, so no name is put together for it.
   func reportInstances() {
     for pool in 0..<s.table.pools.count {
-      guard let handle = s.table.pools[pool].state else { continue }
-      for member in s.table.membersByPool[pool] {
-        let slot = s.instances[Int(member.place)]
-        guard slot.row != 0, let state = handle.s.balancer.state(of: member.place) else { continue }
-        let isOut = state.circuit != .closed
-        if isOut, !slot.wasOut { s.labels.add(.ejections, instance: slot.row) }
-        s.instances[Int(member.place)].wasOut = isOut
-        s.labels.set(.weightNow, instance: slot.row, state.weight * state.rampPercent * 10)
-        s.labels.set(.responseMicrosecondsNow, instance: slot.row, state.responseMicroseconds)
-        s.labels.set(.keptConnectionsNow, instance: slot.row, Int(slot.idleCount))
-        s.labels.set(.ejectedUntilNow, instance: slot.row, state.ejectedUntil)
-      }
+      if let handle = s.table.pools[pool].state { reportInstances(handle, s.table.membersByPool[pool]) }
+      if let handle = s.table.pools[pool].backups { reportInstances(handle, s.table.backupsByPool[pool]) }
+    }
+  }
+
+  private func reportInstances(_ handle: PoolHandle, _ members: [BalancerMember]) {
+    for member in members {
+      let slot = s.instances[Int(member.place)]
+      guard slot.row != 0, let state = handle.s.balancer.state(of: member.place) else { continue }
+      let isOut = state.circuit != .closed
+      if isOut, !slot.wasOut { s.labels.add(.ejections, instance: slot.row) }
+      s.instances[Int(member.place)].wasOut = isOut
+      s.labels.set(.weightNow, instance: slot.row, state.weight * state.rampPercent * 10)
+      s.labels.set(.responseMicrosecondsNow, instance: slot.row, state.responseMicroseconds)
+      s.labels.set(.keptConnectionsNow, instance: slot.row, Int(slot.idleCount))
+      s.labels.set(.ejectedUntilNow, instance: slot.row, state.ejectedUntil)
     }
   }
 }

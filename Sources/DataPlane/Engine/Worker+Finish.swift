@@ -32,7 +32,7 @@ extension Worker {
 
   func answer(
     _ fd: Int32, _ status: Int, contentType: String, body: [UInt8], _ reason: CloseReason, closes: Bool,
-    retryAfter: Int? = nil
+    retryAfter: Int? = nil, location: String? = nil
   ) {
     guard s.slab[fd].machine.mayAnswer else { return closeClient(fd, reason) }
     dropInstance(fd, reuse: false)
@@ -47,6 +47,7 @@ extension Worker {
     if status == 401 {
       text += "WWW-Authenticate: Bearer realm=\"berth\", Basic realm=\"berth\", charset=\"UTF-8\"\r\n"
     }
+    if let location { text += "Location: \(location)\r\n" }
     if let retryAfter { text += "Retry-After: \(retryAfter)\r\n" }
     text += ends ? "Connection: close\r\n\r\n" : "\r\n"
     var bytes = Array(text.utf8)
@@ -64,6 +65,7 @@ extension Worker {
     s.metrics.add(.bytesToClients, bytes)
     switch status {
     case ..<300: s.metrics.add(.responses2xx)
+    case ..<400: s.metrics.add(.responses3xx)
     case ..<500: s.metrics.add(.responses4xx)
     default: s.metrics.add(.responses5xx)
     }
@@ -72,6 +74,7 @@ extension Worker {
   private static func phrase(_ status: Int) -> String {
     switch status {
     case 200: "OK"
+    case 308: "Permanent Redirect"
     case 400: "Bad Request"
     case 401: "Unauthorized"
     case 403: "Forbidden"

@@ -133,6 +133,7 @@ extension Worker {
   /// Puts off the client's deadline.
   @inline(__always) func progress(_ source: Int32, _ target: Int32) {
     let client = s.slab[source].kind == .client ? source : target
+    if s.slab[client].bodyDue != 0 { return bodyProgress(source, target, client) }
     // A half-closed tunnel lives on only while bytes flow.
     if s.slab[client].wait == .linger { return wait(client, .linger) }
     wait(client, s.slab[client].isTunnel ? .tunnel : .body)
@@ -156,6 +157,7 @@ extension Worker {
   private func bodyEnded(_ source: Int32, _ target: Int32) {
     if s.slab[source].kind == .client {
       s.slab[source].body.mode = .idle
+      s.slab[source].bodyDue = 0
       if case .complete(let action) = s.slab[source].machine.requestBodyEnded() {
         completed(source, action)
       } else if !s.slab[source].machine.responseHasStarted {

@@ -74,7 +74,7 @@ extension Worker {
     s.slab[fd].waits = compiled.waits
     s.slab[fd].setsCookie = false
     s.slab[fd].makesJob = false
-    if compiled.isLimited, !admits(fd, compiled) { return }
+    if compiled.isGuarded, !admits(fd, compiled) { return }
     s.slab[fd].keyPlace = .none
     s.table.budgets[route].requested(now: s.now)
     s.slab[fd].bodyRoom = compiled.bodyBytes > 0 ? compiled.bodyBytes : UInt64.max
@@ -239,6 +239,7 @@ extension Worker {
       if bodyBytes > 0 { _ = s.slab[fd].machine.requestBodyEnded() }
       wait(fd, .firstByte)
     } else {
+      s.slab[fd].bodyDue = bodyRate(fd) > 0 ? Connection.unmeasured : 0
       wait(fd, .body)
       pump(fd)
     }
@@ -295,6 +296,52 @@ extension Worker {
     guard UInt64(count) <= s.slab[fd].bodyRoom else { return false }
     if s.slab[fd].bodyRoom != UInt64.max { s.slab[fd].bodyRoom -= UInt64(count) }
     return true
+  }
+
+  // MARK: Rate of a body
+
+  /// Bytes a second that the request's body has to come with; 0 = any.
+  private func bodyRate(_ fd: Int32) -> Int {
+    let route = s.slab[fd].route
+    let own = route >= 0 ? Int(s.table.routes[Int(route)].bodyRate) : -1
+    return own >= 0 ? own : s.limits.bodyBytesPerSecond
+  }
+
+  /// The time that the bytes which have come are good for.
+  private func bodyCredit(_ fd: Int32) -> Int {
+    let rate = bodyRate(fd)
+    guard rate > 0 else { return Int.max / 4 }
+    let product = Int(clamping: s.slab[fd].story.bytesFromClient).multipliedReportingOverflow(by: 1_000)
+    return product.overflow ? Int.max / 4 : min(product.partialValue / rate, Int.max / 4)
+  }
+
+  /// When the body will have come too slowly: each byte that comes puts it off.
+  func bodyDeadline(_ fd: Int32) -> Int {
+    let due = s.slab[fd].bodyDue
+    return due == 0 || due == Connection.unmeasured ? Int.max : due + bodyCredit(fd)
+  }
+
+  /// A piece has moved while the request's body is measured.
+  func bodyProgress(_ source: Int32, _ target: Int32, _ client: Int32) {
+    if s.slab[client].machine.responseHasStarted || s.slab[client].isTunnel {
+      // Who answers early or talks both ways may have a client that takes its time.
+      s.slab[client].bodyDue = 0
+      return progress(source, target)
+    }
+    wait(client, .body)
+    guard source == client else { return }
+    guard s.slab[target].outbound.isEmpty else {
+      // The instance does not keep up: what comes later is not the client's doing.
+      s.slab[client].bodyDue = Connection.unmeasured
+      return
+    }
+    if s.slab[client].bodyDue == Connection.unmeasured {
+      s.slab[client].bodyDue = s.now + s.limits.bodyGraceMilliseconds - bodyCredit(client)
+      // Neither of the two words.
+      if s.slab[client].bodyDue == 0 { s.slab[client].bodyDue = 1 }
+    }
+    let deadline = bodyDeadline(client)
+    if deadline < s.slab[client].deadline { s.timers.set(client, .body, at: max(deadline, s.now), s.slab) }
   }
 
   func refuseBadBody(_ fd: Int32) {

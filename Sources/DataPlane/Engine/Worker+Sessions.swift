@@ -126,7 +126,8 @@ extension Worker {
     }
     let route = s.slab[fd].route
     guard route >= 0, let pool = s.poolStates[request.pool.name] else { return closeClient(fd, .internalError) }
-    let place = pick(fd, s.table.routes[Int(route)], pool)
+    let compiled = s.table.routes[Int(route)]
+    let place = pickByTier(fd, compiled, pool, s.table.pools[Int(compiled.pool)].backups).place
     guard place >= 0 else {
       return answer(
         fd, 503, "No instance of this pool is ready. Try again shortly.", .refused, closes: true, retryAfter: 1)
@@ -210,15 +211,15 @@ extension Worker {
         kind: kind, ticket: ticket, worker: s.index, queueTimeoutMilliseconds: request.queueTimeoutMilliseconds))
   }
 
-  private func waitsNoMore(_ fd: Int32) {
+  func waitsNoMore(_ fd: Int32) {
     guard s.slab[fd].isWaiting else { return }
     s.slab[fd].isWaiting = false
     s.labels.add(.waitingNow, pool: s.slab[fd].story.pool, -1)
   }
 
-  /// The client has ended its side while it waits for a slot: it may be gone, so it does not wait long.
+  /// The client has ended its side while it waits for a slot or a place: it may be gone, so it does not wait long.
   func hurry(_ fd: Int32) {
-    if s.slab[fd].wait == .slot { wait(fd, .goneWithoutSlot) }
+    if s.slab[fd].wait == .slot || s.slab[fd].wait == .place { wait(fd, .goneWithoutSlot) }
   }
 
   /// The coordinator's answer. A client that has gone meanwhile has cancelled its ticket.

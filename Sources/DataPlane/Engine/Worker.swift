@@ -72,6 +72,8 @@ struct WorkerConfiguration: Sendable {
   var instancePlaces: [String: Int32] = [:]
   var freeInstancePlaces: [Int32] = []
   var poolStates: [String: PoolHandle] = [:]
+  /// Some pool limits what its instances get.
+  var hasGates = false
   /// Instances that take no new requests but those that belong to them, by key.
   var drainingPlaces: [UInt64: Int32] = [:]
   var loads: [String: InstanceLoad] = [:]
@@ -304,6 +306,7 @@ struct WorkerConfiguration: Sendable {
       case .replicas(let count): s.replicas = count
       case .block(let block, let pool): s.poolStates[pool]?.lend(block)
       case .job(let owner, let ticket): jobAnswered(owner, ticket: ticket)
+      case .place(let gate, let key, let ticket): placeGranted(gate, key, ticket: ticket)
       case .certificates(let certificates): s.certificates = certificates
       case .drain(let deadline, let keepsIdle): drain(deadline, keepsIdle: keepsIdle)
       }
@@ -315,6 +318,7 @@ struct WorkerConfiguration: Sendable {
     reportActivity()
     reportEjections()
     reportInstances()
+    fillPlaces()
     writeDate()
     s.metrics.set(.clientsNow, s.clients)
     s.metrics.set(.instancesNow, s.instanceConnections)

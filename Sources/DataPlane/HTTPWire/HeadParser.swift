@@ -421,8 +421,12 @@ package struct HeadParser: Sendable {
     guard position > slice.lower || slice.isEmpty else { return false }
     guard position < slice.upper else { return true }
     guard bytes[position] == UInt8(ascii: ":"), slice.upper - position <= 6 else { return false }
-    for index in position + 1..<slice.upper where !isDigit(bytes[index]) { return false }
-    return true
+    var port = 0
+    for index in position + 1..<slice.upper {
+      guard isDigit(bytes[index]) else { return false }
+      port = port * 10 + Int(bytes[index] - 0x30)
+    }
+    return port <= 65_535
   }
 
   private func isAddressCharacter(_ byte: UInt8) -> Bool {

@@ -142,7 +142,7 @@ extension Head {
     if changes.via { dropped.insert(.via) }
     writeFields(bytes, without: dropped, removed: isInterim ? Span() : removed, &writer, &out)
     if changes.via { writeVia(bytes, &writer, &out) }
-    if status >= 200, !date.isEmpty, !names.contains(.date) {
+    if status >= 200, !date.isEmpty, !names.contains(.date), !HeaderLines.names(removed, "date") {
       writer.append("Date: ", &out)
       writer.append(date, &out)
       writer.append("\r\n", &out)

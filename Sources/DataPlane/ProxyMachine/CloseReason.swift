@@ -2,16 +2,17 @@
 
 package enum CloseReason: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   // What a well-behaved peer does.
-  case clientClosed, responseComplete, tunnelEnded, browserClosed, idleKeepAlive
+  case clientClosed, responseComplete, tunnelEnded, browserClosed, idleKeepAlive, idleGivenUp
   // The client's doing.
   case clientAborted, clientReset, badRequest
-  case headTimeout, bodyTimeout, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout
-  case badProxyHeader, rateLimited, tooManyConnections, unauthorized, badOrigin
+  case headTimeout, bodyTimeout, bodyTooSlow, bodyTooLarge, slowReader, handshakeFailed, handshakeTimeout
+  case badProxyHeader, rateLimited, tooManyConnections, unauthorized, badOrigin, addressDenied
   // The instance's doing.
   case connectFailed, connectTimeout, instanceClosedEarly, instanceReset, badResponse
   case firstByteTimeout, cutBody, instanceStalled
   // Ours.
-  case noRoute, refused, sessionEnded, tunnelIdle, drained, drainDeadline, overloaded, internalError
+  case noRoute, refused, queueFull, queueTimeout, sessionEnded, tunnelIdle, drained, drainDeadline, overloaded,
+    internalError
 
   /// The label in metrics and logs, in lower snake case.
   package var label: String {

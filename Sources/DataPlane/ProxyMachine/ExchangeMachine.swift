@@ -127,6 +127,12 @@ package struct ExchangeMachine: Sendable, Equatable, BitwiseCopyable {
     phase = .connecting
   }
 
+  /// Every instance that the request may go to is full: it waits for a place, at the first attempt or a further one.
+  package mutating func awaitsPlace() {
+    precondition(phase == .connecting, "an instance is chosen before there is a connection")
+    phase = .awaitingSlot
+  }
+
   /// A connection to the instance stands; the head goes out next.
   package mutating func connected(reused: Bool) {
     precondition(phase == .connecting, "a connection stands after connecting")

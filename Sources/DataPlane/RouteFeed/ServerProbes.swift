@@ -86,13 +86,15 @@ enum ServerProbes {
         version: attempt.probe.proxyProtocol, source: nil, destination: nil, into: &span)
       header.removeLast(header.count - (count ?? 0))
     }
+    let isUnix = attempt.probe.name.hasPrefix("unix:")
     let name = attempt.probe.name.contains(":") ? "[\(attempt.probe.name)]" : attempt.probe.name
+    let host = isUnix ? "localhost" : "\(name):\(attempt.probe.port)"
     let request =
       header
       + Array(
         """
         GET \(path) HTTP/1.1\r
-        Host: \(name):\(attempt.probe.port)\r
+        Host: \(host)\r
         User-Agent: berth-health\r
         Accept: */*\r
         Connection: close\r
@@ -112,7 +114,7 @@ enum ServerProbes {
     attempt.answer += piece.prefix(count)
     guard attempt.answer.count >= 12 else { return count == 0 ? .ill("it closed without an answer") : nil }
     guard let status = status(of: attempt.answer) else { return .ill("it does not speak HTTP") }
-    return (200...399).contains(status) ? .well : .ill("status \(status)")
+    return attempt.probe.expect.contains { $0.contains(status) } ? .well : .ill("status \(status)")
   }
 
   /// The status of a response that begins with at least `HTTP/1.1 200`.

@@ -11,6 +11,8 @@ struct ServerProbe: Sendable, Equatable {
   /// As in the file, for the Host field.
   let name: String
   let path: String?
+  /// Statuses that are well.
+  let expect: [ClosedRange<Int>]
   /// Of the PROXY header that the server expects; 0 = none.
   let proxyProtocol: Int
   let timeoutMilliseconds: Int
@@ -119,7 +121,7 @@ struct ServerWatch: Sendable {
       probes.append(
         ServerProbe(
           id: instance.id, host: instance.host, port: instance.port, name: entry.name,
-          path: check.path,
+          path: check.path, expect: check.expect,
           proxyProtocol: file.pools.first { $0.name == instance.pool }?.proxyProtocol ?? 0,
           timeoutMilliseconds: check.timeoutMilliseconds))
     }

@@ -39,11 +39,19 @@ package enum Socket {
       close(Int32(fd))
       return result
     }
+    if let path = address.unixPath {
+      let taken = takePath(path)
+      guard taken >= 0 else {
+        close(Int32(fd))
+        return taken
+      }
+    }
     return fd
   }
 
   /// The same, but the kernel gives it no connections before ``listen(_:backlog:)``.
   package static func bindListener(_ address: SocketAddress, sharesPort: Bool, defersAccept: Bool) -> Int {
+    if let path = address.unixPath { return bindUnix(path) }
     let fd = systemCall {
       Int(socket(address.isIPv6 ? AF_INET6 : AF_INET, Int32(SOCK_STREAM.rawValue) | 0o2000000 | 0o4000, 0))
     }
@@ -70,6 +78,7 @@ package enum Socket {
 
   /// Begins a connection; the descriptor, or a negated errno. `inProgress` is told by the second value.
   package static func connect(_ address: SocketAddress) -> (descriptor: Int, pending: Bool) {
+    if address.isUnix { return connectUnix(address.unixPath ?? "") }
     let fd = systemCall {
       Int(socket(address.isIPv6 ? AF_INET6 : AF_INET, Int32(SOCK_STREAM.rawValue) | 0o2000000 | 0o4000, 0))
     }

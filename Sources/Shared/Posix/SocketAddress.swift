@@ -1,4 +1,5 @@
-// An IPv4 or IPv6 address with port, in the form that the kernel takes. Used by every room that opens sockets.
+// An IPv4 or IPv6 address with port, in the form that the kernel takes, or a unix socket (SocketAddress+Unix.swift). Used by
+// every room that opens sockets.
 import Glibc
 
 /// A socket address of 28 bytes: room for sockaddr_in6(7), which is the larger of the two.
@@ -6,9 +7,14 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
   private var storage: InlineArray<7, UInt32>
   package private(set) var length: UInt32
 
-  /// Parses an address literal, e.g. `127.0.0.1` or `::1`; names are not resolved.
+  /// Parses an address literal, e.g. `127.0.0.1` or `::1`, or `unix:` with a path; names are not resolved.
   package init?(host: String, port: Int) {
     guard (0...65_535).contains(port) else { return nil }
+    if host.hasPrefix("unix:") {
+      guard let address = SocketAddress(unixPath: String(host.dropFirst(5))) else { return nil }
+      self = address
+      return
+    }
     storage = InlineArray(repeating: 0)
     length = 0
     var four = sockaddr_in()
@@ -33,8 +39,12 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
-  /// Parses `host:port`, e.g. `127.0.0.1:8080` or `[::1]:8080`; `localhost` stands for 127.0.0.1.
+  /// Parses `host:port`, e.g. `127.0.0.1:8080` or `[::1]:8080`, or `unix:/path`; `localhost` stands for 127.0.0.1.
   package init?(_ text: String) {
+    if text.hasPrefix("unix:") {
+      self.init(host: text, port: 0)
+      return
+    }
     guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]) else { return nil }
     let host = String(text[..<colon])
     self.init(host: host == "localhost" ? "127.0.0.1" : host, port: port)
@@ -46,12 +56,25 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     length = UInt32(MemoryLayout<sockaddr_in6>.size)
   }
 
+  /// The number of a unix socket's path.
+  init(unixNumber: UInt32) {
+    storage = InlineArray(repeating: 0)
+    storage[0] = UInt32(AF_UNIX)
+    storage[1] = unixNumber
+    length = 8
+  }
+
+  var unixNumber: UInt32 { storage[1] }
+
   package var isIPv6: Bool { storage[0] & 0xFFFF == UInt32(AF_INET6) }
+  package var isUnix: Bool { storage[0] & 0xFFFF == UInt32(AF_UNIX) }
 
   /// The port; sin_port and sin6_port stand at the same place.
-  package var port: Int { Int(UInt16(truncatingIfNeeded: storage[0] >> 16).byteSwapped) }
+  package var port: Int { isUnix ? 0 : Int(UInt16(truncatingIfNeeded: storage[0] >> 16).byteSwapped) }
 
+  /// It can be reached from this machine only.
   package var isLoopback: Bool {
+    if isUnix { return true }
     var copy = storage
     return unsafe withUnsafeBytes(of: &copy) { bytes in
       if !isIPv6 { return unsafe bytes[4] == 127 }
@@ -62,8 +85,9 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
     }
   }
 
-  /// The address without its port, e.g. `127.0.0.1`.
+  /// The address without its port, e.g. `127.0.0.1`, or `unix:/path`.
   package var host: String {
+    if isUnix { return "unix:\(unixPath ?? "")" }
     var copy = storage
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     return unsafe withUnsafeBytes(of: &copy) { bytes in
@@ -78,6 +102,8 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
   /// The address as one number of 128 bits, an IPv4 address as the IPv4-mapped one (RFC 4291, 2.5.5.2), so that
   /// ::ffff:10.0.0.1 is 10.0.0.1.
   var number: (high: UInt64, low: UInt64) {
+    // Whoever comes over a unix socket is on this machine.
+    if isUnix { return (0, 0xFFFF_7F00_0001) }
     func half(_ first: Int) -> UInt64 {
       UInt64(UInt32(bigEndian: storage[first])) << 32 | UInt64(UInt32(bigEndian: storage[first + 1]))
     }
@@ -102,5 +128,5 @@ package struct SocketAddress: Sendable, BitwiseCopyable {
 }
 
 extension SocketAddress: CustomStringConvertible {
-  package var description: String { isIPv6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
+  package var description: String { isUnix ? host : isIPv6 ? "[\(host)]:\(port)" : "\(host):\(port)" }
 }

@@ -76,6 +76,11 @@ package struct ContainerForm: Sendable {
         }
       }
       try pool.readBalancing(&fields)
+      pool.queueLimit = try fields.int("queueLimit", in: 0...1_000_000, or: 1_000)
+      // A route with servers of its own has a field of that name itself.
+      if strategy {
+        pool.queueTimeoutMilliseconds = try fields.int("queueTimeoutMilliseconds", in: 0...86_400_000, or: 30_000)
+      }
       hasServers = fields.json("servers") != nil
     } catch { throw document.error(path, error) }
     return Backend(
@@ -96,9 +101,10 @@ package struct ContainerForm: Sendable {
       let instance = try document.record(path) { (fields: inout Fields) throws(RecordError) in
         let url = try fields.string("url")
         let weight = try fields.int("weight", in: InstanceRecord.weights, or: 1)
+        let isBackup = try fields.bool("backup", or: false)
         try fields.finish()
         do throws(ServerAddress.Problem) {
-          return try ServerAddress(url: url).instance(pool: pool, weight: weight)
+          return try ServerAddress(url: url).instance(pool: pool, weight: weight, isBackup: isBackup)
         } catch { throw fields.error("url", error.reason) }
       }
       guard ids.insert(instance.id).inserted else {

@@ -33,35 +33,16 @@ package struct HeaderRules: Sendable, Equatable {
     "trailer", "transfer-encoding", "upgrade",
   ]
 
-  /// Reads `{"add": [["X-A", "1"], …] or {"X-A": "1" or ["1", "2"]}, "remove": ["X-B", …]}`.
+  /// Reads `{"add": [["X-A", "1"], …] or {"X-A": "1" or ["1", "2"]}, "remove": ["X-B", …]}`; `set` is written like `add`
+  /// and means both: what was there goes, and these come.
   package init(_ fields: inout Fields) throws(RecordError) {
     self.init()
-    func field(_ name: String, _ value: JSON) throws(RecordError) -> Field {
-      guard let text = value.string else { throw fields.error("add", "must have a string for \"\(name)\"") }
-      guard Self.isValue(text) else {
-        throw fields.error(
-          "add",
-          "has a value for \"\(name)\" that no header can have; take line breaks and spaces at its ends out"
-        )
-      }
-      return Field(name: name, value: text)
-    }
-    switch fields.json("add") {
-    case nil: break
-    case .object(let object)?:
-      for (name, value) in object.fields {
-        for value in value.array ?? [value] { add.append(try field(name, value)) }
-      }
-    case .array(let pairs)?:
-      for pair in pairs {
-        guard let words = pair.array, words.count == 2, let name = words[0].string else {
-          throw fields.error("add", "must be a list of pairs, name and value, or an object of values by name")
-        }
-        add.append(try field(name, words[1]))
-      }
-    default: throw fields.error("add", "must be a list of pairs, name and value, or an object of values by name")
-    }
+    let set = try Self.lines("set", &fields)
+    add = try Self.lines("add", &fields) + set
     remove = try fields.list("remove")
+    for name in set.map(\.name) where !remove.contains(where: { $0.lowercased() == name.lowercased() }) {
+      remove.append(name)
+    }
     try fields.finish()
     for (list, name) in add.map({ ("add", $0.name) }) + remove.map({ ("remove", $0) }) {
       guard isToken(name) else {
@@ -78,6 +59,36 @@ package struct HeaderRules: Sendable, Equatable {
     guard remove.count <= Self.removedFields else {
       throw fields.error("remove", "must not name more than \(Self.removedFields) fields, and names \(remove.count)")
     }
+  }
+
+  /// The fields of `add` or `set`.
+  private static func lines(_ key: String, _ fields: inout Fields) throws(RecordError) -> [Field] {
+    let form = "must be a list of pairs, name and value, or an object of values by name"
+    func field(_ name: String, _ value: JSON) throws(RecordError) -> Field {
+      guard let text = value.string else { throw fields.error(key, "must have a string for \"\(name)\"") }
+      guard Self.isValue(text) else {
+        throw fields.error(
+          key, "has a value for \"\(name)\" that no header can have; take line breaks and spaces at its ends out")
+      }
+      return Field(name: name, value: text)
+    }
+    var lines: [Field] = []
+    switch fields.json(key) {
+    case nil: break
+    case .object(let object)?:
+      for (name, value) in object.fields {
+        for value in value.array ?? [value] { lines.append(try field(name, value)) }
+      }
+    case .array(let pairs)?:
+      for pair in pairs {
+        guard let words = pair.array, words.count == 2, let name = words[0].string else {
+          throw fields.error(key, form)
+        }
+        lines.append(try field(name, words[1]))
+      }
+    default: throw fields.error(key, form)
+    }
+    return lines
   }
 
   var json: JSON {

@@ -10,8 +10,9 @@ package enum InstanceState: String, Sendable, CaseIterable {
 package struct InstanceRecord: Sendable, Equatable {
   package var id: String
   package var pool: String
-  /// Address that replicas connect to (IPv4 or IPv6 literal).
+  /// Address that replicas connect to (IPv4 or IPv6 literal), or `unix:` and a path.
   package var host: String
+  /// 0 for a unix socket.
   package var port: Int
   /// Counts restarts under one id, from 1.
   package var generation: Int
@@ -19,6 +20,8 @@ package struct InstanceRecord: Sendable, Equatable {
   package var slots: Int
   /// Its share of requests beside the others of its pool; 0 = only clients that are bound to it.
   package var weight: Int
+  /// Whether it gets requests only while no other instance of its pool takes any.
+  package var isBackup = false
   /// When it was started, Unix milliseconds.
   package var startedAt: Int
   /// GUID of this very Chrome (`/devtools/browser/<guid>`); nil for other kinds and before readiness.
@@ -59,14 +62,20 @@ package struct InstanceRecord: Sendable, Equatable {
 
   /// Reads all fields and refuses others.
   package init(id: String, _ fields: inout Fields) throws(RecordError) {
+    let (written, pool, host) = (
+      try fields.string("id", or: id), try fields.string("pool"), try fields.string("host")
+    )
+    let isUnix = host.hasPrefix("unix:")
     self.init(
-      id: try fields.string("id", or: id), pool: try fields.string("pool"), host: try fields.string("host"),
-      port: try fields.int("port", in: 1...65_535), generation: try fields.int("generation", in: 0...Int.max, or: 1),
+      id: written, pool: pool, host: host,
+      port: try fields.int("port", in: isUnix ? 0...0 : 1...65_535, or: isUnix ? 0 : nil),
+      generation: try fields.int("generation", in: 0...Int.max, or: 1),
       state: try fields.choice("state", or: InstanceState.ready), slots: try fields.int("slots", in: 0...10_000, or: 0),
       weight: try fields.int("weight", in: Self.weights, or: 1),
       startedAt: try fields.int("startedAt", in: 0...Int.max, or: 0), browser: try fields.optionalString("browser"),
       pid: fields.json("pid")?.int, pidStart: fields.json("pidStart")?.int, labels: try fields.strings("labels"))
     session = try fields.optionalString("session")
+    isBackup = try fields.bool("backup", or: false)
     try fields.finish()
     guard self.id == id else { throw fields.error("id", "says \"\(self.id)\"") }
   }
@@ -82,6 +91,7 @@ package struct InstanceRecord: Sendable, Equatable {
     if let pid { object["pid"] = .int(pid) }
     if let pidStart { object["pidStart"] = .int(pidStart) }
     object.set("session", session)
+    object.set("backup", isBackup, unless: false)
     if !labels.isEmpty { object["labels"] = .object(JSONObject(sorting: labels)) }
     return .object(object)
   }

@@ -82,6 +82,8 @@ package struct PoolRecord: Sendable, Equatable {
   package var queueLimit: Int
   /// Version of the PROXY protocol that is sent to instances; 0 = none.
   package var proxyProtocol = 0
+  /// Requests that one instance may have at a time at one replica; further ones wait. 0 = as many as come.
+  package var maxConnections = 0
   /// How long a new instance takes to get its full share of requests.
   package var slowStartMilliseconds = 0
   package var ejection = Ejection()
@@ -137,6 +139,10 @@ package struct PoolRecord: Sendable, Equatable {
   /// The fields that say how requests are spread over the instances. Shared with the control plane's settings.
   package mutating func readBalancing(_ fields: inout Fields) throws(RecordError) {
     proxyProtocol = try fields.int("proxyProtocol", in: 0...2, or: 0)
+    maxConnections = try fields.int("maxConnections", in: 0...1_000_000, or: 0)
+    guard maxConnections == 0 || (kind == .http && slots == 0) else {
+      throw fields.error("maxConnections", "is for pools of kind http without slots; elsewhere slots are the limit")
+    }
     slowStartMilliseconds = try fields.int("slowStartMilliseconds", in: 0...3_600_000, or: 0)
     panicPercent = try fields.int("panicPercent", in: 0...100, or: 50)
     if var section = try fields.section("ejection") { ejection = try Ejection(&section) }
@@ -158,6 +164,7 @@ package struct PoolRecord: Sendable, Equatable {
     ]
     object.set("hardLimitMaximumMilliseconds", hardLimitMaximumMilliseconds, unless: 0)
     object.set("proxyProtocol", proxyProtocol, unless: 0)
+    object.set("maxConnections", maxConnections, unless: 0)
     object.set("slowStartMilliseconds", slowStartMilliseconds, unless: 0)
     if ejection != Ejection() { object["ejection"] = .object(ejection.json) }
     object.set("panicPercent", panicPercent, unless: 50)
@@ -170,6 +177,7 @@ package struct PoolRecord: Sendable, Equatable {
 /// How requests are spread over the instances of a pool.
 package struct PoolBalancing: Sendable, Equatable {
   package var proxyProtocol = 0
+  package var maxConnections = 0
   package var slowStartMilliseconds = 0
   package var ejection = Ejection()
   package var panicPercent = 50
@@ -184,6 +192,7 @@ extension PoolRecord {
     get {
       var balancing = PoolBalancing()
       balancing.proxyProtocol = proxyProtocol
+      balancing.maxConnections = maxConnections
       balancing.slowStartMilliseconds = slowStartMilliseconds
       balancing.ejection = ejection
       balancing.panicPercent = panicPercent
@@ -193,6 +202,7 @@ extension PoolRecord {
     }
     set {
       proxyProtocol = newValue.proxyProtocol
+      maxConnections = newValue.maxConnections
       slowStartMilliseconds = newValue.slowStartMilliseconds
       ejection = newValue.ejection
       panicPercent = newValue.panicPercent

@@ -52,6 +52,9 @@ package enum PathPattern {
       return "must be visible ASCII as it stands in a request; write other characters as %XX"
     }
     guard path.utf8.count <= maximumBytes else { return "must not be longer than \(maximumBytes) bytes" }
+    guard !segments(path).contains(where: isDotSegment) else {
+      return "must not have . or .. as a segment: requests with one are refused, so it would never match"
+    }
     guard segments(path).allSatisfy({ $0 == "*" || !$0.contains("*") }) else {
       return "may have a * only as a whole segment, e.g. /users/*/photo or /api/*"
     }
@@ -75,6 +78,12 @@ package enum PathPattern {
   }
 
   private static func segments(_ path: String) -> [Substring] { path.split(separator: "/") }
+
+  /// `.` or `..`, percent-encoded or not.
+  private static func isDotSegment(_ segment: Substring) -> Bool {
+    let plain = segment.lowercased().split(separator: "%2e", omittingEmptySubsequences: false).joined(separator: ".")
+    return plain == "." || plain == ".."
+  }
 }
 
 extension RouteRecord {

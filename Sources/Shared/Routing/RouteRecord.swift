@@ -46,6 +46,13 @@ package struct RouteRecord: Sendable, Equatable {
   package var connectionsPerClient = 0
   /// Larger request bodies get 413; 0 = no limit.
   package var bodyBytes = 0
+  /// Request bodies that come more slowly than this are refused; 0 = however slowly they come, nil = as the data plane says.
+  package var minBodyBytesPerSecond: Int?
+  /// Blocks of addresses: only clients of the first may come, unless it is empty, and none of the second.
+  package var allow: [String] = []
+  package var deny: [String] = []
+  /// The port of https:// that plain requests are sent to; nil = they are served.
+  package var redirectPort: Int?
   package var requestHeaders = HeaderRules()
   package var responseHeaders = HeaderRules()
 
@@ -101,6 +108,10 @@ package struct RouteRecord: Sendable, Equatable {
     burst = try fields.int("burst", in: 0...1_000_000, or: 0)
     connectionsPerClient = try fields.int("connectionsPerClient", in: 0...1_000_000, or: 0)
     bodyBytes = try fields.int("bodyBytes", in: 0...1 << 50, or: 0)
+    minBodyBytesPerSecond = try fields.optionalInt("minBodyBytesPerSecond", in: 0...1_000_000_000)
+    allow = try fields.list("allow")
+    deny = try fields.list("deny")
+    if let text = try fields.optionalString("redirect") { redirectPort = try Self.redirectPort(text, fields) }
     if var section = try fields.section("requestHeaders") { requestHeaders = try HeaderRules(&section) }
     if var section = try fields.section("responseHeaders") { responseHeaders = try HeaderRules(&section) }
     try check(fields)
@@ -127,12 +138,36 @@ package struct RouteRecord: Sendable, Equatable {
     if let stickyCookie, !isToken(stickyCookie) {
       throw fields.error("stickyCookie", "must be the name of a cookie, without spaces and separators")
     }
+    for (name, blocks) in [("allow", allow), ("deny", deny)] {
+      guard blocks.count <= Self.addressBlocks else {
+        throw fields.error(name, "must not name more than \(Self.addressBlocks) blocks, and names \(blocks.count)")
+      }
+      for block in blocks where AddressBlock(block) == nil {
+        throw fields.error(
+          name,
+          "must be a list of addresses and blocks like 10.0.0.0/8 or fd00::/8 without bits behind the prefix, not "
+            + "\"\(block)\"")
+      }
+    }
     for origin in origins where origin != "*" && !isOrigin(origin) {
       throw fields.error("origins", "must be a list of origins like https://app.example.com, or *, not \"\(origin)\"")
     }
     guard burst == 0 || requestsPerSecond > 0 else {
       throw fields.error("burst", "needs requestsPerSecond; set that too, or leave it out")
     }
+  }
+
+  /// Blocks that one list of addresses may have: each request of the route is compared with all of them.
+  package static let addressBlocks = 1_024
+
+  /// Reads `https` or `https:8443`.
+  private static func redirectPort(_ text: String, _ fields: Fields) throws(RecordError) -> Int {
+    let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+    let port = parts.count == 2 ? Int(parts[1]) : 443
+    guard parts.first == "https", let port, (1...65_535).contains(port) else {
+      throw fields.error("redirect", "must be https, or https:PORT when clients reach TLS at another port than 443")
+    }
+    return port
   }
 
   package var json: JSON {
@@ -161,6 +196,10 @@ package struct RouteRecord: Sendable, Equatable {
     object.set("burst", burst, unless: 0)
     object.set("connectionsPerClient", connectionsPerClient, unless: 0)
     object.set("bodyBytes", bodyBytes, unless: 0)
+    if let minBodyBytesPerSecond { object["minBodyBytesPerSecond"] = .int(minBodyBytesPerSecond) }
+    if !allow.isEmpty { object["allow"] = .array(allow.map { .string($0) }) }
+    if !deny.isEmpty { object["deny"] = .array(deny.map { .string($0) }) }
+    if let redirectPort { object["redirect"] = .string(redirectPort == 443 ? "https" : "https:\(redirectPort)") }
     if !requestHeaders.isEmpty { object["requestHeaders"] = requestHeaders.json }
     if !responseHeaders.isEmpty { object["responseHeaders"] = responseHeaders.json }
     return .object(object)

@@ -32,7 +32,7 @@ final class Granting: Coordinator {
   func notify(_ notice: SlotNotice) { notices.withLock { $0.append(notice) } }
 }
 
-/// A running engine with one worker.
+/// A running engine, with one worker unless the test wants more.
 final class TestEngine {
   let engine: Engine
   let log: LogWriter
@@ -45,6 +45,7 @@ final class TestEngine {
     splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
     trustedProxies: [AddressRange] = [], proxyProtocolFrom: [AddressRange] = [], accessLog: String? = nil,
     records: [InstanceRecord]? = nil, apiKeys: [KeyRecord] = [], requiresKeys: Bool = false,
+    listen: [SocketAddress]? = nil, workers: Int = 1, inherited: [HandoverListener] = [],
     coordinator: (([Mailbox]) -> any Coordinator)? = nil
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
@@ -52,12 +53,12 @@ final class TestEngine {
       Certificates(context: try TLSServerContext(certificateFile: $0.certificate, keyFile: $0.key))
     }
     var configuration = EngineConfiguration(
-      listen: [loopback], tlsListen: certificates == nil ? [] : [loopback], certificates: certificates, workers: 1,
-      limits: limits, splice: splice)
+      listen: listen ?? [loopback], tlsListen: certificates == nil ? [] : [loopback], certificates: certificates,
+      workers: workers, limits: limits, splice: splice)
     configuration.trustedProxies = trustedProxies
     configuration.proxyProtocolFrom = proxyProtocolFrom
     configuration.requiresKeys = requiresKeys
-    engine = try Engine(configuration)
+    engine = try Engine(configuration, inherited: inherited)
     log = LogWriter(fileDescriptor: 2, level: .error)
     let records =
       records
@@ -67,7 +68,7 @@ final class TestEngine {
     let table = RoutingTable(pools: [pool], routes: routes, instances: records, apiKeys: apiKeys)
     for inbox in engine.inboxes { inbox.replace(table: table) }
     access = try accessLog.map { [engine, log] path in
-      try AccessLog(.file(path), workers: 1, labels: engine.labels, log: log)
+      try AccessLog(.file(path), workers: workers, labels: engine.labels, log: log)
     }
     engine.start(coordinator: coordinator?(engine.inboxes) ?? NoSlots(engine.inboxes), log: log, accessLog: access)
   }
@@ -81,8 +82,8 @@ final class TestEngine {
     return peer
   }
 
-  func value(_ counter: Counter) -> Int { Int(engine.metrics[0].value(counter)) }
-  func value(_ reason: CloseReason) -> Int { Int(engine.metrics[0].value(reason)) }
+  func value(_ counter: Counter) -> Int { engine.metrics.reduce(0) { $0 + Int($1.value(counter)) } }
+  func value(_ reason: CloseReason) -> Int { engine.metrics.reduce(0) { $0 + Int($1.value(reason)) } }
 
   func drain(milliseconds: Int = 0) {
     guard !joined else { return }

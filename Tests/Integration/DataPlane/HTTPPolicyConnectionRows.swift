@@ -206,6 +206,25 @@ extension PolicyRow {
       #expect(upstream.receiveAll() != nil)
     },
     PolicyRow(
+      id: "wait-body-rate", counted: .close(.bodyTooSlow), status: 408,
+      setup: limited {
+        $0.bodyGraceMilliseconds = 300
+        $0.bodyBytesPerSecond = 1_000
+      }
+    ) { world in
+      let (client, upstream, _) = try world.passed(HTTPText.post("Content-Length: 100000\r\n\r\n"))
+      let trickle = TestThread {
+        // Each piece comes long before the wait for one is over.
+        for _ in 0..<2_000 where !Socket.hasInput(client.fd) {
+          client.send("x")
+          usleep(10_000)
+        }
+      }
+      #expect(client.receiveAll()?.hasPrefix("HTTP/1.1 408 ") == true)
+      try trickle.join()
+      #expect(upstream.receiveAll() != nil)
+    },
+    PolicyRow(
       id: "wait-connect", counted: .close(.connectTimeout), status: 504,
       setup: {
         $0.limits.connectMilliseconds = 100

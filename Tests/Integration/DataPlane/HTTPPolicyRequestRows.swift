@@ -76,7 +76,8 @@ extension PolicyRow {
     .refused("host-missing", 400, "GET / HTTP/1.1\r\n\r\n", "GET http://a/ HTTP/1.1\r\n\r\n"),
     .refused("host-duplicate", 400, "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
     .refused(
-      "host-malformed", 400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
+      "host-malformed", 400, "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+      "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
       "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
       "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", "GET / HTTP/1.1\r\nHost: :80\r\n\r\n",
       "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),

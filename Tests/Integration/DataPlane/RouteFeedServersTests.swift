@@ -41,7 +41,7 @@ import Testing
     #expect(
       watch.takeDue(now: 0) == [
         ServerProbe(
-          id: id, host: "10.0.0.1", port: 1, name: "10.0.0.1", path: "/up", proxyProtocol: 0,
+          id: id, host: "10.0.0.1", port: 1, name: "10.0.0.1", path: "/up", expect: [200...399], proxyProtocol: 0,
           timeoutMilliseconds: 2_000)
       ])
     #expect(watch.takeDue(now: 0).isEmpty && watch.nextCheck == nil)
@@ -153,12 +153,13 @@ import Testing
 
   // MARK: Probes
 
-  private func probe(_ address: SocketAddress, path: String?, proxyProtocol: Int = 0, timeout: Int = 10_000)
-    -> ServerProbe
-  {
+  private func probe(
+    _ address: SocketAddress, path: String?, expect: [ClosedRange<Int>] = [200...399], proxyProtocol: Int = 0,
+    timeout: Int = 10_000
+  ) -> ServerProbe {
     ServerProbe(
       id: "\(address) \(path ?? "") \(timeout)", host: address.host, port: address.port, name: "web.test", path: path,
-      proxyProtocol: proxyProtocol, timeoutMilliseconds: timeout)
+      expect: expect, proxyProtocol: proxyProtocol, timeoutMilliseconds: timeout)
   }
 
   @Test("a connection, a status, and all that can be wrong with them")
@@ -168,14 +169,14 @@ import Testing
     // It listens no longer than this line.
     let nobody = ScriptedInstance().address
 
-    func ask(_ answer: String?) throws -> String?? {
+    func ask(_ answer: String?, expect: [ClosedRange<Int>] = [200...399]) throws -> String?? {
       let server = TestThread {
         guard let peer = instance.accept() else { return "no connection" }
         let head = peer.receive(upTo: "\r\n\r\n") ?? ""
         if let answer { peer.send(answer) }
         return head
       }
-      let probe = probe(port, path: "/up?x")
+      let probe = probe(port, path: "/up?x", expect: expect)
       let outcome = ServerProbes.run([probe])[probe.id]
       #expect(try server.join().hasPrefix("GET /up?x HTTP/1.1\r\nHost: web.test:\(port.port)\r\n"))
       return outcome
@@ -187,6 +188,8 @@ import Testing
     #expect(try ask("HTTP/1.0 399 \r\n\r\n") == .some(nil))
     #expect(try ask("HTTP/1.1 503 Busy\r\n\r\n") == "status 503")
     #expect(try ask("HTTP/1.1 199 \r\n\r\n") == "status 199")
+    #expect(try ask("HTTP/1.1 401 \r\n\r\n", expect: [200...204, 401...401]) == .some(nil))
+    #expect(try ask("HTTP/1.1 302 \r\n\r\n", expect: [200...204, 401...401]) == "status 302")
     #expect(try ask("SSH-2.0-x\r\n\r\n") == "it does not speak HTTP")
     #expect(try ask("HTTP/1.1") == "it closed without an answer")
 

@@ -39,6 +39,22 @@ import Testing
       "pools: {a: {}}\nhealth: {path: up}\n",
       "f:2: health.path: must be a path that begins with /, without spaces, not \"up\""
     ),
+    (
+      "routes: [{path: /, servers: [{url: http://999.1.1.1}]}]",
+      "f:1: routes[0].servers[0].url: must be a URL like http://10.0.0.1:8080, not \"http://999.1.1.1\""
+    ),
+    (
+      "routes: [{path: /, servers: [{url: \"unix:app.sock\"}]}]",
+      "f:1: routes[0].servers[0].url: must be unix: and the whole path of a socket, at most 107 bytes, like unix:/run/app.sock, not \"unix:app.sock\""
+    ),
+    (
+      "pools: {a: {}}\nhealth: {path: /up, expect: 200-99}\n",
+      "f:2: health.expect: must be a status like 204, a range like 200-299, or a list of these, not \"200-99\""
+    ),
+    (
+      "pools: {a: {}}\nhealth: {expect: 200}\n",
+      "f:2: health.expect: needs a path; without one there is no status"
+    ),
     // Routes as a list.
     ("routes: []\n", "f:1: routes: must be a list of routes, each with a path and a backend"),
     (
@@ -82,7 +98,7 @@ import Testing
     ),
     (
       "routes:\n  - path: /\n    servers:\n    - url: http://a\n      wait: 1\n",
-      "f:5: routes[0].servers[0].wait: there is no such setting; known are url, weight"
+      "f:5: routes[0].servers[0].wait: there is no such setting; known are backup, url, weight"
     ),
     (
       "routes:\n  - path: /\n    servers:\n    - url: http://a\n    - url: http://A:80/\n",
@@ -106,7 +122,7 @@ import Testing
     ),
     (
       "routes:\n  - {path: /, backend: a}\nbackends:\n  a: {servers: [{url: http://a}], retries: 1}\n",
-      "f:4: backends.a.retries: there is no such setting; known are docker_image, ejection, hashOn, health, panicPercent, proxyProtocol, servers, slowStartMilliseconds, strategy"
+      "f:4: backends.a.retries: there is no such setting; known are docker_image, ejection, hashOn, health, maxConnections, panicPercent, proxyProtocol, queueLimit, queueTimeoutMilliseconds, servers, slowStartMilliseconds, strategy"
     ),
     // A list of backends.
     (#"{"backends": []}"#, "f:1: backends: must list at least one host and port"),

@@ -50,13 +50,14 @@ import Testing
     let before = pool.json.text
     #expect(!before.contains("ejection") && !before.contains("panic"))
     pool.proxyProtocol = 2
+    pool.maxConnections = 3
     pool.slowStartMilliseconds = 1
     pool.ejection = Ejection(
       consecutiveFailures: 0, errorPercent: 3, baseMilliseconds: 4_000, maximumMilliseconds: 5_000)
     pool.panicPercent = 0
     let json = try JSON(parsing: pool.json.text)
     #expect(try PoolRecord(name: "web", json: json) == pool)
-    for path in [["proxyProtocol"], ["slowStartMilliseconds"], ["panicPercent"], ["ejection"]] {
+    for path in [["proxyProtocol"], ["maxConnections"], ["slowStartMilliseconds"], ["panicPercent"], ["ejection"]] {
       var object = try #require(json.object)
       object[path[0]] = nil
       #expect(try PoolRecord(name: "web", json: .object(object)) != pool, "\(path)")
@@ -68,6 +69,16 @@ import Testing
       object["ejection"] = .object(ejection)
       #expect((try? PoolRecord(name: "web", json: .object(object))) != pool, "\(name)")
     }
+  }
+
+  @Test func aBackupAtAPathSurvivesItsJSON() throws {
+    var instance = InstanceRecord(id: "i", pool: "web", host: "unix:/run/app.sock", port: 0)
+    instance.isBackup = true
+    #expect(try InstanceRecord(id: "i", json: instance.json) == instance)
+    let port: JSON = ["pool": "web", "host": "unix:/run/app.sock", "port": 80]
+    #expect(throws: RecordError.self) { try InstanceRecord(id: "i", json: port) }
+    let limited: JSON = ["kind": "cdp", "maxConnections": 1]
+    #expect(throws: RecordError.self) { try PoolRecord(name: "web", json: limited) }
   }
 
   @Test func weightOfAnInstanceSurvivesItsJSON() throws {

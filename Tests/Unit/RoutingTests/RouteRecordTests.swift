@@ -25,6 +25,10 @@ import Testing
     route.burst = 7
     route.connectionsPerClient = 8
     route.bodyBytes = 9
+    route.minBodyBytesPerSecond = 0
+    route.allow = ["10.0.0.0/8", "::1"]
+    route.deny = ["10.0.0.7"]
+    route.redirectPort = 8443
     route.requestHeaders = HeaderRules(
       add: [.init(name: "X-A", value: "1"), .init(name: "X-B", value: "2"), .init(name: "X-A", value: "3")],
       remove: ["Cookie"])
@@ -39,7 +43,7 @@ import Testing
     #expect(try RouteRecord(id: "r", json: json) == route)
     // Each field alone: without it, the record is another one. So the test notices a field that is not written.
     let object = try #require(json.object)
-    #expect(object.fields.count == 25)
+    #expect(object.fields.count == 29)
     for field in object.fields where field.name != "id" {
       var less = object
       less[field.name] = nil
@@ -73,6 +77,14 @@ import Testing
     let rules = try RouteRecord(id: "r", json: json).responseHeaders
     #expect(rules.add.map { "\($0.name): \($0.value)" } == ["X-A: 1", "Set-Cookie: a=1", "Set-Cookie: b=2"])
     #expect(rules.remove == ["via"])
+  }
+
+  @Test func settingIsRemovingAndAdding() throws {
+    let json = try JSON(
+      parsing: #"{"pool":"web","requestHeaders":{"set":{"X-A":"1","Via":"me"},"remove":["x-a"],"add":{"X-B":"2"}}}"#)
+    let rules = try RouteRecord(id: "r", json: json).requestHeaders
+    #expect(rules.add.map { "\($0.name): \($0.value)" } == ["X-B: 2", "X-A: 1", "Via: me"])
+    #expect(rules.remove == ["x-a", "Via"])
   }
 
   static let refusals: [(String, String)] = [
@@ -149,8 +161,30 @@ import Testing
     (#""stripPrefix":1"#, #""stripPrefix" must be true or false"#),
     (#""requestHeaders":[]"#, #""requestHeaders" must be an object"#),
     (
-      #""requestHeaders":{"set":{}}"#, #"unknown field "requestHeaders.set"; known are add, remove"#
+      #""requestHeaders":{"sat":{}}"#, #"unknown field "requestHeaders.sat"; known are add, remove, set"#
     ),
+    (#""requestHeaders":{"set":{"A":1}}"#, #""requestHeaders.set" must have a string for "A""#),
+    (
+      #""path":"/a/../b""#,
+      #""path" must not have . or .. as a segment: requests with one are refused, so it would never match"#
+    ),
+    (
+      #""replacePrefix":"/%2E.""#,
+      #""replacePrefix" must not have . or .. as a segment: requests with one are refused, so it would never match"#
+    ),
+    (
+      #""redirect":"http""#,
+      #""redirect" must be https, or https:PORT when clients reach TLS at another port than 443"#
+    ),
+    (
+      #""redirect":"https:0""#,
+      #""redirect" must be https, or https:PORT when clients reach TLS at another port than 443"#
+    ),
+    (
+      #""deny":["10.0.0.1/8"]"#,
+      #""deny" must be a list of addresses and blocks like 10.0.0.0/8 or fd00::/8 without bits behind the prefix, not "10.0.0.1/8""#
+    ),
+    (#""minBodyBytesPerSecond":-1"#, #""minBodyBytesPerSecond" must be a whole number from 0 to 1000000000"#),
     (
       #""requestHeaders":{"add":["A"]}"#,
       #""requestHeaders.add" must be a list of pairs, name and value, or an object of values by name"#

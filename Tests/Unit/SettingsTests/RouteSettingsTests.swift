@@ -97,7 +97,10 @@ private func complaint(_ yaml: String) -> String {
       "7: routes.r.requestHeaders.remove: must not name Host, which Berth itself writes for every message"
     ),
     ("requestHeaders: x", "5: routes.r.requestHeaders: must be an object, not \"x\""),
-    ("requestHeaders: {adds: {}}", "5: routes.r.requestHeaders.adds: there is no such setting; known are add, remove"),
+    (
+      "requestHeaders: {adds: {}}",
+      "5: routes.r.requestHeaders.adds: there is no such setting; known are add, remove, set"
+    ),
     ("retries: [1]", "5: routes.r.retries: must be a whole number from 0 to 10"),
   ]) func wrongFieldsAreNamedWithTheirLine(_ field: String, _ sentence: String) {
     #expect(complaint("\nroutes:\n  r:\n    pool: chrome\n    \(field)\n") == "berth.yaml:" + sentence)
