@@ -35,12 +35,12 @@ build: ## Builds the three programs
 	  $(SWIFT) build -c $(CONFIGURATION) --product $$product || exit 1; \
 	done
 
-ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER)),yes)
+ENGINE = $(if $(FILTER),$(findstring Docker,$(FILTER))$(findstring Swarm,$(FILTER)),yes)
 test: ## Installs what is missing, builds and runs every test
 	@scripts/bootstrap test
 	@echo "==> building the tests (debug)"
 	@$(SWIFT) build --build-tests
-	@# A filter that names no Docker test needs no container engine.
+	@# A filter that names no test of Docker or Swarm needs no container engine.
 	@$(if $(ENGINE),scripts/test-engine up)
 	@echo "==> running the tests"
 	@SWIFT="$(SWIFT)" ENGINE="$(ENGINE)" scripts/run-tests $(if $(FILTER),'$(FILTER)')

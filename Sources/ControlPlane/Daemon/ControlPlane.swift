@@ -144,13 +144,19 @@ struct ControlPlane {
         throw StartProblem(error.description)
       }
     }
-    return RuntimeSet(process: process, docker: docker, fixed: fixed)
+    var swarm: SwarmRuntime?
+    if let declared = settings.swarm {
+      do { swarm = try SwarmRuntime(declared, pools: settings.pools, logger: logger) } catch {
+        throw StartProblem(error.description)
+      }
+    }
+    return RuntimeSet(process: process, docker: docker, swarm: swarm, fixed: fixed)
   }
 
   /// The hosts whose ports are for instances of this configuration.
   private func portHosts(_ host: String) -> [String] {
     (settings.pools.contains(where: { $0.runtime.isProcess }) ? [host] : [])
-      + (settings.docker?.hosts.map(\.name) ?? [])
+      + (settings.docker?.hosts.map(\.name) ?? []) + (settings.swarm.map { [$0.name] } ?? [])
   }
 
   private func address(of endpoint: Endpoint) -> String { endpoint.host == "localhost" ? "127.0.0.1" : endpoint.host }

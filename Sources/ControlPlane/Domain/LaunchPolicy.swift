@@ -55,7 +55,7 @@ extension PoolSpec {
     if kind != .cdp { return "its instances are no Chromes" }
     if slots != 1 { return "its instances are shared" }
     switch runtime {
-    case .process, .container: break
+    case .process, .container, .service: break
     default: return "its instances are not launched by Berth with arguments"
     }
     if launches.instances == 0 { return "its launchOptions.instances is 0" }

@@ -99,7 +99,17 @@ package struct PoolSpec: Sendable, Equatable {
 package enum RuntimeSpec: Sendable, Equatable {
   case process(ProcessSpec)
   case container(ContainerSpec)
+  case service(ServiceSpec)
   case fixed(FixedSpec)
+
+  /// What its containers are like; nil = it has none.
+  package var container: ContainerSpec? {
+    switch self {
+    case .container(let container): container
+    case .service(let service): service.container
+    default: nil
+    }
+  }
 
   package var isProcess: Bool { if case .process = self { true } else { false } }
   package var isFixed: Bool { if case .fixed = self { true } else { false } }

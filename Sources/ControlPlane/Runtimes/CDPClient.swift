@@ -1,6 +1,7 @@
 // The smallest WebSocket client that can ask a Chrome one question (RFC 6455): Browser.close for a polite stop,
 // Browser.getVersion as a deep health check. It blocks, with a deadline for the whole exchange.
 package import JSON
+import Routing
 
 package enum CDPClient {
   /// Longer messages are not what was asked for.
@@ -42,6 +43,16 @@ package enum CDPClient {
       if parser.isClosed { return nil }
       buffer = try stream.receive()
       if buffer.isEmpty { return nil }
+    }
+  }
+
+  /// Asks an instance's browser to end; whether it does, its container or process tells.
+  static func closeBrowser(of record: InstanceRecord, within milliseconds: Int) async {
+    guard let browser = record.browser else { return }
+    await BlockingPool.shared.run {
+      _ = try? call(
+        "Browser.close", host: record.host, port: record.port, browser: browser,
+        deadline: Deadline(milliseconds: milliseconds))
     }
   }
 

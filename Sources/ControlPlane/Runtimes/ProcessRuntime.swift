@@ -282,7 +282,7 @@ package final class ProcessRuntime: Runtime {
     return await pool.run {
       var ids = Set(Kernel.list(self.state + "/instances") ?? [])
       if isDue { ids.formUnion(self.marked(in: ProcessTable.read()).keys) }
-      return ids.sorted().map { Holding(instance: $0, host: nil, container: nil) }
+      return ids.sorted().map { Holding(instance: $0, host: nil, unit: nil) }
     }
   }
 

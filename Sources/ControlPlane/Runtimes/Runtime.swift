@@ -20,7 +20,7 @@ package struct RuntimeHost: Sendable, Equatable {
 package struct Place: Sendable, Equatable {
   /// One of the runtime's ``Runtime/hosts``.
   package var host: String
-  /// Where replicas and health checks reach it: an IPv4 or IPv6 literal.
+  /// Where replicas and health checks reach it: an IPv4 or IPv6 literal; empty where only its launch can tell.
   package var address: String
   /// nil = the host's next free one.
   package var port: Int?
@@ -63,6 +63,7 @@ package enum Launched: Sendable, Equatable {
   case process(ProcessIdentity)
   /// A container's id.
   case container(String)
+  case service(RunningService)
   /// It is there whether Berth runs or not.
   case fixed
 
@@ -72,8 +73,30 @@ package enum Launched: Sendable, Equatable {
       record.pid = identity.pid
       record.pidStart = identity.start
     case .container(let id): record.labels[InstanceRecord.containerLabel] = id
+    case .service(let service):
+      record.labels[InstanceRecord.serviceLabel] = service.id
+      record.labels[InstanceRecord.nodeLabel] = service.node
+      record.labels[InstanceRecord.taskLabel] = service.task
+      record.host = service.address
     case .fixed: break
     }
+  }
+}
+
+/// A service of a swarm whose only task runs.
+package struct RunningService: Sendable, Equatable {
+  package var id: String
+  package var task: String
+  /// The name of the node that Swarm's scheduler chose.
+  package var node: String
+  /// Where replicas reach the ports that the node publishes.
+  package var address: String
+
+  package init(id: String, task: String, node: String, address: String) {
+    self.id = id
+    self.task = task
+    self.node = node
+    self.address = address
   }
 }
 
@@ -83,20 +106,32 @@ extension InstanceRecord {
   package static let runtimeLabel = "runtime"
   package static let containerLabel = "container"
 
+  package static let serviceLabel = "service"
+  package static let nodeLabel = "node"
+  package static let taskLabel = "task"
+  private static let launchedLabels = [containerLabel, serviceLabel, nodeLabel, taskLabel]
+
   package var container: String? { labels[Self.containerLabel] }
+  package var service: String? { labels[Self.serviceLabel] }
+
+  /// Names the container or service beyond the reuse of the instance's name; nil = none was started.
+  package var unit: String? { container ?? service }
 
   /// What was started is gone, and something else will be.
   package mutating func forgetLaunched() {
     pid = nil
     pidStart = nil
-    labels[Self.containerLabel] = nil
+    // The next one may be placed elsewhere.
+    if service != nil { host = "" }
+    for label in Self.launchedLabels { labels[label] = nil }
   }
 
   /// Completes a record whose control plane died before it could write down what it had started.
   package mutating func adoptLaunched(of other: InstanceRecord) {
     pid = other.pid
     pidStart = other.pidStart
-    labels[Self.containerLabel] = other.container
+    for label in Self.launchedLabels { labels[label] = other.labels[label] }
+    if other.service != nil { host = other.host }
   }
 }
 
@@ -171,12 +206,12 @@ package struct Holding: Sendable, Equatable {
   /// nil = the host that this control plane runs on.
   package var host: String?
   /// Names this very thing beyond the reuse of the instance's name; nil = all that bears that name.
-  package var container: String?
+  package var unit: String?
 
-  package init(instance: String, host: String?, container: String?) {
+  package init(instance: String, host: String?, unit: String?) {
     self.instance = instance
     self.host = host
-    self.container = container
+    self.unit = unit
   }
 }
 

@@ -6,17 +6,22 @@ package import Routing
 package struct RuntimeSet: Runtime {
   private let process: ProcessRuntime
   private let docker: DockerRuntime?
+  private let swarm: SwarmRuntime?
   private let fixed: StaticRuntime?
 
-  package init(process: ProcessRuntime, docker: DockerRuntime?, fixed: StaticRuntime?) {
+  package init(
+    process: ProcessRuntime, docker: DockerRuntime? = nil, swarm: SwarmRuntime? = nil, fixed: StaticRuntime? = nil
+  ) {
     self.process = process
     self.docker = docker
+    self.swarm = swarm
     self.fixed = fixed
   }
 
   private var all: [any Runtime] {
     var all: [any Runtime] = [process]
     if let docker { all.append(docker) }
+    if let swarm { all.append(swarm) }
     if let fixed { all.append(fixed) }
     return all
   }
@@ -26,6 +31,7 @@ package struct RuntimeSet: Runtime {
       switch spec.runtime {
       case .process: process
       case .container: docker
+      case .service: swarm
       case .fixed: fixed
       }
     guard let found else { preconditionFailure("the runtime of pool \(spec.name) was not made: see ControlPlane") }
@@ -36,6 +42,7 @@ package struct RuntimeSet: Runtime {
   private func runtime(of record: InstanceRecord) -> any Runtime {
     switch record.labels[InstanceRecord.runtimeLabel] {
     case DockerRuntime.name: docker ?? process
+    case SwarmRuntime.name: swarm ?? process
     case StaticRuntime.name: fixed ?? process
     default: process
     }
@@ -50,8 +57,11 @@ package struct RuntimeSet: Runtime {
   }
 
   package func conflict(host: String, port: Int) async -> String? {
-    let owner = all.first { $0.hosts.contains { $0.name == host } } ?? process
-    return await owner.conflict(host: host, port: port)
+    await runtime(ofHost: host).conflict(host: host, port: port)
+  }
+
+  private func runtime(ofHost host: String) -> any Runtime {
+    all.first { $0.hosts.contains { $0.name == host } } ?? process
   }
 
   package func launch(_ plan: LaunchPlan) async throws(LaunchFailure) -> Launched {
@@ -113,7 +123,7 @@ package struct RuntimeSet: Runtime {
   }
 
   package func remove(_ holding: Holding) async {
-    if holding.host == nil { await process.remove(holding) } else { await docker?.remove(holding) }
+    await (holding.host.map(runtime(ofHost:)) ?? process).remove(holding)
   }
 
   package func figures(of records: [InstanceRecord]) async -> [String: ProcessFigures] {
@@ -123,5 +133,8 @@ package struct RuntimeSet: Runtime {
   }
 
   /// Ends the threads of the runtimes.
-  package func shutdown() { docker?.shutdown() }
+  package func shutdown() {
+    docker?.shutdown()
+    swarm?.shutdown()
+  }
 }

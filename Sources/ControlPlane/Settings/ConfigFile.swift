@@ -114,6 +114,12 @@ struct FileSection {
     return try FileSection(file: file, path: path.isEmpty ? key : "\(path).\(key)", node: node)
   }
 
+  /// Refuses a name that other declarations of its kind have, with the reason why this one cannot.
+  func refuse(_ key: String, because reason: String) throws(SettingsError) {
+    guard let (_, node) = values.first(where: { $0.name == key }) else { return }
+    throw SettingsError("\(place(key, node)): \(reason)")
+  }
+
   mutating func isMissing(_ key: String) -> Bool { node(key) == nil }
 
   /// Whether a list stands there instead of a section or a value.

@@ -48,6 +48,8 @@ package struct ControlSettings: Sendable, Equatable {
   package var totalConcurrentLaunches = 8
   /// The container engines; nil when there are none.
   package var docker: EngineSettings?
+  /// The swarm; nil when there is none.
+  package var swarm: SwarmSettings?
   package var pools: [PoolSpec] = []
   package var routes: [RouteRecord] = []
 
@@ -146,6 +148,7 @@ package struct ControlSettings: Sendable, Equatable {
       result.listen.port = try Written(text: port, place: "variable PORT").int(in: 1...65_535)
     }
     try result.readEngines(&top)
+    try result.readSwarm(&top)
     try result.readPools(&top)
     try result.checkPorts()
     try result.readRoutes(&top, file)

@@ -5,7 +5,7 @@ import Routing
 
 /// The runtimes that a pool may name.
 enum RuntimeName: String, CaseIterable {
-  case process, docker
+  case process, docker, swarm
   case fixed = "static"
 }
 
@@ -14,7 +14,8 @@ extension ControlSettings {
   {
     switch runtime {
     case .process: .process(try Self.process(kind, &file))
-    case .docker: .container(try container(&file))
+    case .docker: .container(try hostedContainer(&file))
+    case .swarm: .service(try service(&file))
     case .fixed: .fixed(try Self.servers(&file))
     }
   }
@@ -31,19 +32,31 @@ extension ControlSettings {
 
   // MARK: Containers
 
-  private func container(_ file: inout FileSection?) throws(SettingsError) -> ContainerSpec {
+  private func hostedContainer(_ file: inout FileSection?) throws(SettingsError) -> ContainerSpec {
     guard let engines = docker else {
       throw SettingsError(
         "\(file?.place ?? "pools"): runtime docker needs a section docker at the top of the file, with owner and hosts")
     }
+    var spec = try Self.container(&file, runtime: .docker)
+    if let value = try file?.value("pull") { spec.pull = try value.choice(ContainerSpec.Pull.self) }
+    spec.hosts = try file?.list("hosts") ?? []
+    for name in spec.hosts where !engines.hosts.contains(where: { $0.name == name }) {
+      throw SettingsError(
+        "\(file?.place(of: "hosts") ?? ""): \"\(name)\" is no host of docker (\(engines.hosts.map(\.name).joined(separator: ", ")))"
+      )
+    }
+    return spec
+  }
+
+  /// What containers have in common, whoever starts them.
+  static func container(_ file: inout FileSection?, runtime: RuntimeName) throws(SettingsError) -> ContainerSpec {
     guard let image = try file?.value("image") else {
-      throw SettingsError("\(file?.place ?? "pools"): a pool of runtime docker needs an image")
+      throw SettingsError("\(file?.place ?? "pools"): a pool of runtime \(runtime.rawValue) needs an image")
     }
     guard !image.text.isEmpty, !image.text.contains(where: { $0 == " " || $0.isNewline }) else {
       throw image.wrong("the name of an image, like berth/chrome or registry.example.org/chrome:156")
     }
     var spec = ContainerSpec(image: image.text)
-    if let value = try file?.value("pull") { spec.pull = try value.choice(ContainerSpec.Pull.self) }
     spec.arguments = try file?.list("arguments") ?? []
     spec.environment = try file?.strings("environment") ?? [:]
     func number(
@@ -70,12 +83,6 @@ extension ControlSettings {
         throw SettingsError("\(file?.place ?? "").tmpfs: \"\(path)\" must be a path that begins with /")
       }
       spec.tmpfs = tmpfs
-    }
-    spec.hosts = try file?.list("hosts") ?? []
-    for name in spec.hosts where !engines.hosts.contains(where: { $0.name == name }) {
-      throw SettingsError(
-        "\(file?.place(of: "hosts") ?? ""): \"\(name)\" is no host of docker (\(engines.hosts.map(\.name).joined(separator: ", ")))"
-      )
     }
     return spec
   }
@@ -112,11 +119,9 @@ extension ControlSettings {
     docker = engines
   }
 
-  private func engine(
-    _ name: String, _ section: FileSection, beside others: [EngineHost]
-  ) throws(SettingsError) -> EngineHost {
-    var section = section
-    guard let url = try section.value("url") else { throw SettingsError("\(section.place): a host needs a url") }
+  /// Where an engine listens, and the files with which both sides know each other.
+  static func endpoint(_ section: inout FileSection, of owner: String) throws(SettingsError) -> EngineEndpoint {
+    guard let url = try section.value("url") else { throw SettingsError("\(section.place): \(owner) needs a url") }
     func file(_ key: String) throws(SettingsError) -> String? {
       try section.value(key).map { (value) throws(SettingsError) in try value.nonEmpty() }
     }
@@ -128,6 +133,10 @@ extension ControlSettings {
       throw SettingsError(
         "\(section.place): TLS needs certificate and key, and ca unless the system trusts the engine's")
     }
+    return try endpoint(url, tls: tls)
+  }
+
+  static func endpoint(_ url: Written, tls: EngineTLS?) throws(SettingsError) -> EngineEndpoint {
     guard let endpoint = EngineEndpoint(url.text, tls: tls) else {
       throw url.wrong(
         tls == nil ? "unix:///path or tcp://host:port" : "tcp://host:port, as certificate and key are given")
@@ -136,6 +145,14 @@ extension ControlSettings {
       throw SettingsError(
         "\(url.place): who reaches an engine without TLS is root there; give ca, certificate and key, or use unix://")
     }
+    return endpoint
+  }
+
+  private func engine(
+    _ name: String, _ section: FileSection, beside others: [EngineHost]
+  ) throws(SettingsError) -> EngineHost {
+    var section = section
+    let endpoint = try Self.endpoint(&section, of: "a host")
     var host = EngineHost(
       name: name, endpoint: endpoint, portRange: portRange, concurrentLaunches: concurrentLaunches)
     if let value = try section.value("address") {
@@ -150,14 +167,7 @@ extension ControlSettings {
     if let value = try section.value("bind") { host.bind = try value.addressLiteral() }
     if let value = try section.value("capacity") { host.capacity = try value.int(in: 1...10_000) }
     if let value = try section.value("concurrentLaunches") { host.concurrentLaunches = try value.int(in: 1...1_000) }
-    let first = try section.value("portRangeStart")
-    let last = try section.value("portRangeEnd")
-    let lower = try first?.int(in: 1_024...65_535) ?? portRange.lowerBound
-    let upper = try last?.int(in: 1_024...65_535) ?? portRange.upperBound
-    guard lower <= upper else {
-      throw SettingsError("\((last ?? first)?.place ?? section.place): the port range \(lower) to \(upper) is empty")
-    }
-    host.portRange = lower...upper
+    host.portRange = try readPortRange(&section)
     if let other = others.first(where: { $0.address == host.address && $0.portRange.overlaps(host.portRange) }) {
       throw SettingsError(
         "\(section.place): has the address of \(other.name) and shares ports with it; give each its own "
@@ -167,8 +177,21 @@ extension ControlSettings {
     return host
   }
 
+  /// A section's own range, or the one of the file.
+  func readPortRange(_ section: inout FileSection) throws(SettingsError) -> ClosedRange<Int> {
+    let first = try section.value("portRangeStart")
+    let last = try section.value("portRangeEnd")
+    let lower = try first?.int(in: 1_024...65_535) ?? portRange.lowerBound
+    let upper = try last?.int(in: 1_024...65_535) ?? portRange.upperBound
+    guard lower <= upper else {
+      throw SettingsError("\((last ?? first)?.place ?? section.place): the port range \(lower) to \(upper) is empty")
+    }
+    return lower...upper
+  }
+
   /// Processes of this host and containers of an engine on it would take each other's ports. Called when both are read.
   func checkPorts() throws(SettingsError) {
+    try checkSwarmPorts()
     guard let docker, pools.contains(where: \.runtime.isProcess) else { return }
     for host in docker.hosts
     where Endpoint(host: host.address, port: 1).isLoopback && host.portRange.overlaps(portRange) {

@@ -187,7 +187,7 @@ extension Supervisor {
     guard entry(record.id, record) == nil else { return }
     do throws(RedisError) {
       let known = try await redis.run(registry.instances()).first { $0.id == record.id }
-      if let known, known.pid == record.pid, known.pidStart == record.pidStart, known.container == record.container {
+      if let known, known.pid == record.pid, known.pidStart == record.pidStart, known.unit == record.unit {
         return
       }
     } catch {
@@ -203,7 +203,7 @@ extension Supervisor {
   /// An entry of the memory that is about this very process or container.
   private func entry(_ id: String, _ record: InstanceRecord) -> Managed? {
     instances[id].flatMap {
-      $0.record.pid == record.pid && $0.record.pidStart == record.pidStart && $0.record.container == record.container
+      $0.record.pid == record.pid && $0.record.pidStart == record.pidStart && $0.record.unit == record.unit
         ? $0 : nil
     }
   }

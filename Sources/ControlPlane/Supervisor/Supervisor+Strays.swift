@@ -31,8 +31,8 @@ extension Supervisor {
     guard let entry = instances[holding.instance] else { return true }
     let host = entry.record.labels[InstanceRecord.hostLabel] ?? configuration.host
     if host != holding.host ?? configuration.host { return true }
-    guard let container = holding.container else { return false }
-    return !entry.busy && entry.record.container != container
+    guard let unit = holding.unit else { return false }
+    return !entry.busy && entry.record.unit != unit
   }
 
   /// A standby's own host is perhaps nobody else's: what its own launches of a former term left there would stay until it
@@ -55,7 +55,7 @@ extension Supervisor {
           try await redis.run(facts.leases(of: [id])) == [0], await lease.anotherLeads
         else { continue }
         logger.notice("what an unknown instance left here is removed", metadata: ["instance": "\(id)"])
-        await runtime.remove(Holding(instance: id, host: nil, container: nil))
+        await runtime.remove(Holding(instance: id, host: nil, unit: nil))
         await record("instance.reaped", id, reason: "nobody owns it")
         upkeep.strayLooks[id] = nil
       }

@@ -378,6 +378,8 @@ struct WorkerConfiguration: Sendable {
 
   /// The place of an instance in this worker's list: kept from table to table as long as address and generation stay.
   private func place(_ instance: InstanceRecord) -> Int32? {
+    // Its scheduler has not said yet where it comes to.
+    guard !instance.host.isEmpty else { return nil }
     guard let address = SocketAddress(host: instance.host, port: instance.port) else {
       s.log.warning(
         "an instance has no usable address and is left out",

@@ -136,6 +136,9 @@ final class EngineRelay: @unchecked Sendable {
     listen = "UNIX-LISTEN:\(path),fork,unlink-early"
     target = "UNIX-CONNECT:\(engine.socket)"
     try restore()
+    // Who comes too early places everything elsewhere.
+    let limit = Deadline(milliseconds: 10_000)
+    while !FileManager.default.fileExists(atPath: path), !limit.hasPassed { usleep(5_000) }
   }
 
   /// At a TCP port, for clients whose certificate is of the same authority.

@@ -276,12 +276,17 @@ private func complaint(_ yaml: String) -> String {
 
   @Test func everyFieldHasItsRowAndNoOther() throws {
     let engine = "docker: {owner: a, hosts: {x: {url: 'unix:///s'}}}\n"
+    let swarm = "swarm: {owner: a, managers: ['unix:///s']}\n"
     let everyPool = try known("pools: {a: {nonsense: 1}}")
     let fields: [String: Set<String>] = [
       "Engines": try known("docker: {owner: a, hosts: {x: {url: 'unix:///s'}}, nonsense: 1}").union(
         try known("docker: {owner: a, hosts: {x: {url: 'unix:///s', nonsense: 1}}}").map { "hosts." + $0 }),
       "Containers": try known(engine + "pools: {a: {runtime: docker, image: c, nonsense: 1}}")
         .subtracting(everyPool.subtracting(["arguments", "environment"])),
+      "Swarm": try known("swarm: {owner: a, managers: ['unix:///s'], nonsense: 1}").union(
+        try known("swarm: {owner: a, managers: [{url: 'unix:///s', nonsense: 1}]}").map { "managers." + $0 }),
+      "Services": try known(swarm + "pools: {a: {runtime: swarm, image: c, nonsense: 1}}")
+        .subtracting(try known(engine + "pools: {a: {runtime: docker, image: c, nonsense: 1}}")),
       "Fixed servers": try known("pools: {a: {runtime: static, servers: ['http://10.0.0.1:1'], nonsense: 1}}")
         .subtracting(everyPool).union(
           try known("pools: {a: {runtime: static, servers: [{url: 'http://10.0.0.1:1', nonsense: 1}]}}").map {

@@ -140,7 +140,7 @@ private func complaint(
       ("pools:\n  web:\n    kind: http\n", [:], [:], "berth.yaml:3: pools.web: a pool of kind http needs a command"),
       (
         "pools:\n  a:\n    runtime: podman\n", [:], [:],
-        "berth.yaml:3: pools.a.runtime: must be one of process, docker, static, not \"podman\""
+        "berth.yaml:3: pools.a.runtime: must be one of process, docker, swarm, static, not \"podman\""
       ),
       ("pools: {}", [:], [:], "berth.yaml:1: pools: at least one pool must be declared"),
       (

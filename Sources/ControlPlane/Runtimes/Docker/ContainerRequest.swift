@@ -5,15 +5,6 @@ package import JSON
 package import Routing
 
 package enum ContainerRequest {
-  static let poolLabel = "berth.pool"
-  static let generationLabel = "berth.generation"
-  static let portLabel = "berth.port"
-  static let slotsLabel = "berth.slots"
-  static let kindLabel = "berth.kind"
-  static let startedLabel = "berth.started"
-  /// It was launched with a session's options, so that it is nobody else's.
-  static let tailoredLabel = "berth.tailored"
-
   /// The same for the same instance, so that what was made is found although the engine's answer was lost.
   package static func name(owner: String, instance: String) -> String { "berth-\(owner)-\(instance)" }
 
@@ -21,32 +12,35 @@ package enum ContainerRequest {
   package static func body(
     _ plan: LaunchPlan, container: ContainerSpec, seccomp: String?, owner: String, host: EngineHost, now: Int
   ) -> JSON {
-    func expand(_ text: String) -> String {
-      ProcessSpec.expand(text, port: container.port, directory: "/tmp", id: plan.id)
-    }
     let port = "\(container.port)/tcp"
-    var environment = container.environment.mapValues(expand)
-    for (name, value) in plan.options?.environment ?? [:] { environment[name] = value }
-    environment["BERTH_INSTANCE"] = plan.id
-    environment["BERTH_CONTAINER_PORT"] = String(container.port)
-    var labels: JSONObject = [
-      Engine.ownerLabel: .string(owner), Engine.instanceLabel: .string(plan.id), poolLabel: .string(plan.spec.name),
-      generationLabel: .string(String(plan.generation)), Engine.hostLabel: .string(host.name),
-      portLabel: .string(String(plan.port)), slotsLabel: .string(String(plan.spec.slots)),
-      kindLabel: .string(plan.spec.kind.rawValue), startedLabel: .string(String(now)),
-    ]
-    if plan.options != nil { labels[tailoredLabel] = "true" }
     var body: JSONObject = [
       "Image": .string(container.image),
-      "Env": .array(environment.map { "\($0.key)=\($0.value)" }.sorted().map(JSON.string)),
-      "Labels": .object(labels),
+      "Env": environment(plan, container), "Labels": ContainerLabels.of(plan, owner: owner, host: host.name, now: now),
       "ExposedPorts": [port: [:]],
       "HostConfig": .object(hostConfig(plan, container, seccomp: seccomp, port: port, bind: host.bind)),
     ]
-    let arguments = container.arguments.map(expand) + (plan.options?.chromeArguments ?? [])
-    if !arguments.isEmpty { body["Cmd"] = .array(arguments.map(JSON.string)) }
+    if let arguments = arguments(plan, container) { body["Cmd"] = arguments }
     if let user = container.user { body["User"] = .string(user) }
     return .object(body)
+  }
+
+  /// The variables of an instance: the pool's, then its session's, then ours.
+  static func environment(_ plan: LaunchPlan, _ container: ContainerSpec) -> JSON {
+    var environment = container.environment.mapValues { expand($0, plan, container) }
+    for (name, value) in plan.options?.environment ?? [:] { environment[name] = value }
+    environment["BERTH_INSTANCE"] = plan.id
+    environment["BERTH_CONTAINER_PORT"] = String(container.port)
+    return .array(environment.map { "\($0.key)=\($0.value)" }.sorted().map(JSON.string))
+  }
+
+  /// What follows the image's entry point; nil = the image's own.
+  static func arguments(_ plan: LaunchPlan, _ container: ContainerSpec) -> JSON? {
+    let arguments = container.arguments.map { expand($0, plan, container) } + (plan.options?.chromeArguments ?? [])
+    return arguments.isEmpty ? nil : .array(arguments.map(JSON.string))
+  }
+
+  private static func expand(_ text: String, _ plan: LaunchPlan, _ container: ContainerSpec) -> String {
+    ProcessSpec.expand(text, port: container.port, directory: "/tmp", id: plan.id)
   }
 
   private static func hostConfig(
@@ -78,7 +72,7 @@ package enum ContainerRequest {
     return config
   }
 
-  private static func strings(_ values: [String: String]) -> JSON {
+  static func strings(_ values: [String: String]) -> JSON {
     var object = JSONObject()
     for (name, value) in values.sorted(by: { $0.key < $1.key }) { object.append(name, .string(value)) }
     return .object(object)
@@ -86,32 +80,22 @@ package enum ContainerRequest {
 
   /// The record of a container's instance as its labels have it, without browser; nil when they are not ours.
   package static func record(of entry: JSON, address: String) -> InstanceRecord? {
-    guard let labels = entry["Labels"], let id = labels[Engine.instanceLabel]?.string,
-      let pool = labels[poolLabel]?.string, let host = labels[Engine.hostLabel]?.string,
-      let container = entry["Id"]?.string, let port = labels[portLabel]?.string.flatMap({ Int($0) })
+    guard let container = entry["Id"]?.string,
+      var record = ContainerLabels.record(entry["Labels"], runtime: DockerRuntime.name, address: address)
     else { return nil }
-    func number(_ label: String) -> Int { labels[label]?.string.flatMap { Int($0) } ?? 0 }
-    var record = InstanceRecord(
-      id: id, pool: pool, host: address, port: port, generation: number(generationLabel), state: .ready,
-      slots: number(slotsLabel), startedAt: number(startedLabel),
-      labels: [
-        InstanceRecord.hostLabel: host, InstanceRecord.runtimeLabel: DockerRuntime.name,
-        InstanceRecord.containerLabel: container,
-      ])
-    // Whose it was, only Redis and the instance's session know.
-    if labels[tailoredLabel] != nil { record.session = "unknown" }
+    record.labels[InstanceRecord.containerLabel] = container
     return record
   }
 
   /// A reference as the engine's "pull" wants it: name and tag, or name and digest as one.
   package static func pullQuery(_ image: String) -> String {
-    if image.contains("@") { return "fromImage=\(Engine.escaped(image))" }
+    if image.contains("@") { return "fromImage=\(EngineAPI.escaped(image))" }
     let slash = image.lastIndex(of: "/")
     guard let colon = image.lastIndex(of: ":"), slash.map({ colon > $0 }) ?? true else {
-      return "fromImage=\(Engine.escaped(image))&tag=latest"
+      return "fromImage=\(EngineAPI.escaped(image))&tag=latest"
     }
     return
-      "fromImage=\(Engine.escaped(String(image[..<colon])))&tag=\(Engine.escaped(String(image[image.index(after: colon)...])))"
+      "fromImage=\(EngineAPI.escaped(String(image[..<colon])))&tag=\(EngineAPI.escaped(String(image[image.index(after: colon)...])))"
   }
 }
 

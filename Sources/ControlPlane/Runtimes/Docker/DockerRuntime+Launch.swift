@@ -12,7 +12,6 @@ extension DockerRuntime {
   /// How long a pull may say nothing.
   private static let pullSilenceMilliseconds = 60_000
   private static let pullReportMilliseconds = 5_000
-  private static let readinessPollMilliseconds = 20
 
   package func launch(_ plan: LaunchPlan) async throws(LaunchFailure) -> Launched {
     guard case .container(let container) = plan.spec.runtime, let engine = engine(plan.host) else {
@@ -40,14 +39,15 @@ extension DockerRuntime {
   private func create(
     _ name: String, _ body: JSON, at engine: Engine, _ deadline: Deadline
   ) throws(EngineError) -> String {
-    let path = "/containers/create?name=\(Engine.escaped(name))"
+    let path = "/containers/create?name=\(EngineAPI.escaped(name))"
     let answer: JSON
     do throws(EngineError) {
       answer = try engine.call("POST", path, body: body, deadline: deadline)
     } catch {
       // What an earlier instance of this name left is not for this one.
       guard error.status == 409 else { throw error }
-      try engine.call("DELETE", "/containers/\(Engine.escaped(name))?force=1&v=1", allowing: [404], deadline: deadline)
+      try engine.call(
+        "DELETE", "/containers/\(EngineAPI.escaped(name))?force=1&v=1", allowing: [404], deadline: deadline)
       answer = try engine.call("POST", path, body: body, deadline: deadline)
     }
     guard let id = answer["Id"]?.string else {
@@ -72,7 +72,7 @@ extension DockerRuntime {
       let answer = await pool.run { () -> Result<Bool, EngineError> in
         do throws(EngineError) {
           try engine.call(
-            "GET", "/images/\(Engine.escaped(image))/json", deadline: Deadline(milliseconds: 10_000))
+            "GET", "/images/\(EngineAPI.escaped(image))/json", deadline: Deadline(milliseconds: 10_000))
           return .success(true)
         } catch {
           return error.status == 404 ? .success(false) : .failure(error)
@@ -112,11 +112,11 @@ extension DockerRuntime {
     do throws(EngineError) {
       let deadline = Deadline(milliseconds: Self.pullSilenceMilliseconds)
       let connection = try EngineConnection(engine.host.endpoint, deadline: deadline)
-      let path = try engine.versioned("/images/create?\(ContainerRequest.pullQuery(image))", deadline)
+      let path = try engine.api.versioned("/images/create?\(ContainerRequest.pullQuery(image))", deadline)
       try connection.send("POST", path, body: nil, deadline: deadline)
       guard connection.status == 200 else {
         let body = try connection.rest(limit: 1 << 20, deadline)
-        return Engine.message(Engine.Answer(status: connection.status, json: (try? JSON(parsing: body)) ?? .null))
+        return EngineAPI.message(EngineAPI.Answer(status: connection.status, json: (try? JSON(parsing: body)) ?? .null))
       }
       var progress = PullProgress()
       var report = Deadline(milliseconds: Self.pullReportMilliseconds)
@@ -155,40 +155,10 @@ extension DockerRuntime {
     guard let container = record.container, let engine = engine(of: record) else {
       throw LaunchFailure(.other, "it has no container")
     }
-    let deadline = Deadline(milliseconds: milliseconds)
-    var reason = "it did not answer"
-    while true {
-      if let exit = engine.exit(of: container) {
-        throw LaunchFailure(
-          .other, "its container ended before it was ready: \(exit)", log: await lastLines(of: record))
-      }
-      let left = min(max(1, deadline.millisecondsLeft), spec.health.timeoutMilliseconds)
-      let answer = await BlockingPool.shared.run { Self.ask(record, spec: spec, Deadline(milliseconds: left)) }
-      switch answer {
-      case .success(let browser):
-        // The engine gives the port to nobody else while the container runs.
-        if engine.exit(of: container) == nil { return browser }
-      case .failure(let error): reason = error.description
-      }
-      if deadline.hasPassed {
-        throw LaunchFailure(
-          .other, "it was not ready within \(milliseconds) ms: \(reason)", log: await lastLines(of: record))
-      }
-      do {
-        try await Task.sleep(for: .milliseconds(Self.readinessPollMilliseconds))
-      } catch {
-        throw LaunchFailure(.other, "the launch was given up")
-      }
-    }
-  }
-
-  private static func ask(
-    _ record: InstanceRecord, spec: PoolSpec, _ deadline: Deadline
-  ) -> Result<String?, ProbeError> {
-    do throws(ProbeError) {
-      return .success(try HealthProbe.identify(record.host, record.port, spec: spec, deadline: deadline))
-    } catch {
-      return .failure(error)
+    return try await Readiness.wait(for: record, spec: spec, milliseconds: milliseconds) {
+      engine.exit(of: container)
+    } lines: {
+      await self.lastLines(of: record)
     }
   }
 }

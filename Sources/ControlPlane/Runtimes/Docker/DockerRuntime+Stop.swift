@@ -16,8 +16,8 @@ extension DockerRuntime {
     guard let engine = engine(of: record) else { return nil }
     let name = record.container ?? ContainerRequest.name(owner: settings.owner, instance: record.id)
     if !force, let container = record.container, engine.exit(of: container) == nil {
-      if kind == .cdp, let browser = record.browser {
-        await close(record, browser: browser, within: graceMilliseconds)
+      if kind == .cdp, record.browser != nil {
+        await CDPClient.closeBrowser(of: record, within: graceMilliseconds)
         await waitUntilEnded(container, at: engine, within: graceMilliseconds)
       }
       if engine.exit(of: container) == nil {
@@ -29,14 +29,6 @@ extension DockerRuntime {
       }
     }
     return await remove(name, at: engine)
-  }
-
-  private func close(_ record: InstanceRecord, browser: String, within milliseconds: Int) async {
-    await BlockingPool.shared.run {
-      _ = try? CDPClient.call(
-        "Browser.close", host: record.host, port: record.port, browser: browser,
-        deadline: Deadline(milliseconds: milliseconds))
-    }
   }
 
   private func waitUntilEnded(_ container: String, at engine: Engine, within milliseconds: Int) async {
@@ -53,7 +45,7 @@ extension DockerRuntime {
       let outcome = await pool.run { () -> Result<Bool, EngineError> in
         do throws(EngineError) {
           try engine.call(
-            "DELETE", "/containers/\(Engine.escaped(name))?force=1&v=1", allowing: [404],
+            "DELETE", "/containers/\(EngineAPI.escaped(name))?force=1&v=1", allowing: [404],
             deadline: Deadline(milliseconds: Self.removeMilliseconds))
           return .success(true)
         } catch {
@@ -84,7 +76,7 @@ extension DockerRuntime {
     var left: [String] = []
     for engine in engines where engine.trouble == nil {
       let list = await pool.run { (try? engine.list(Deadline(milliseconds: 10_000))) ?? [] }
-      for entry in list where entry["Labels"]?[Engine.instanceLabel]?.string == id {
+      for entry in list where entry["Labels"]?[ContainerLabels.instance]?.string == id {
         guard let container = entry["Id"]?.string else { continue }
         if let problem = await remove(container, at: engine) { left.append(problem) }
       }
@@ -93,7 +85,7 @@ extension DockerRuntime {
   }
 
   package func remove(_ holding: Holding) async {
-    guard let container = holding.container, let engine = engine(holding.host) else { return }
+    guard let container = holding.unit, let engine = engine(holding.host) else { return }
     if let problem = await remove(container, at: engine) {
       engine.logger.warning("a container is left", metadata: ["reason": "\(problem)"])
     }

@@ -23,29 +23,13 @@ package final class DockerRuntime: Runtime {
     self.settings = settings
     self.pools = pools
     self.logger = logger
-    var profiles: [String: String] = [:]
-    for pool in pools {
-      guard case .container(let container) = pool.runtime, let file = container.seccomp else { continue }
-      profiles[pool.name] = try Self.profile(file, pool: pool.name)
-    }
-    self.profiles = profiles
+    profiles = try SeccompProfiles.read(for: pools)
     engines = settings.hosts.map { Engine($0, settings: settings, logger: logger) }
     for engine in engines { engine.startWatching() }
   }
 
   /// Ends the threads that follow the engines.
   package func shutdown() { for engine in engines { engine.stopWatching() } }
-
-  private static func profile(_ file: String, pool: String) throws(LaunchFailure) -> String {
-    if file == "unconfined" { return file }
-    guard let bytes = Kernel.read(file) else {
-      throw LaunchFailure(.other, "pool \(pool): the seccomp profile \(file) cannot be read")
-    }
-    guard let json = try? JSON(parsing: bytes), json["defaultAction"] != nil else {
-      throw LaunchFailure(.other, "pool \(pool): \(file) is no seccomp profile: it must be JSON with a defaultAction")
-    }
-    return json.text
-  }
 
   func engine(_ name: String?) -> Engine? { engines.first { $0.host.name == name } }
   func engine(of record: InstanceRecord) -> Engine? { engine(record.labels[InstanceRecord.hostLabel]) }
@@ -158,25 +142,10 @@ package final class DockerRuntime: Runtime {
         continue
       }
       survey.running.insert(record.id)
-      survey.records.append(await identified(record, kind: entry["Labels"]?[ContainerRequest.kindLabel]?.string))
+      survey.records.append(
+        await Readiness.identified(record, pools: pools, kind: entry["Labels"]?[ContainerLabels.kind]?.string))
     }
     return survey
-  }
-
-  /// With the browser that answers there, for a Redis that has lost everything.
-  private func identified(_ record: InstanceRecord, kind: String?) async -> InstanceRecord {
-    guard kind == PoolKind.cdp.rawValue else { return record }
-    var record = record
-    let (host, port) = (record.host, record.port)
-    let spec =
-      pools.first { $0.name == record.pool && $0.kind == .cdp }
-      ?? PoolSpec(name: record.pool, kind: .cdp, runtime: .process(ProcessSpec()))
-    record.browser = await BlockingPool.shared.run {
-      try? HealthProbe.identify(host, port, spec: spec, deadline: Deadline(milliseconds: 1_000))
-    }
-    // One that does not answer yet has to prove itself like any other.
-    if record.browser == nil { record.state = .starting }
-    return record
   }
 
   package func holdings() async -> [Holding] {
@@ -184,10 +153,11 @@ package final class DockerRuntime: Runtime {
     for engine in engines where engine.trouble == nil {
       let list = await pool.run { (try? engine.list(Deadline(milliseconds: 5_000))) ?? [] }
       for entry in list {
-        guard let container = entry["Id"]?.string, let instance = entry["Labels"]?[Engine.instanceLabel]?.string else {
+        guard let container = entry["Id"]?.string, let instance = entry["Labels"]?[ContainerLabels.instance]?.string
+        else {
           continue
         }
-        holdings.append(Holding(instance: instance, host: engine.host.name, container: container))
+        holdings.append(Holding(instance: instance, host: engine.host.name, unit: container))
       }
     }
     return holdings

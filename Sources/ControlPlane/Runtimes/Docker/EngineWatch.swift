@@ -50,7 +50,8 @@ extension Engine {
     ]
     let events = try EngineConnection(host.endpoint, deadline: contact)
     try events.send(
-      "GET", try versioned("/events?filters=\(Self.escaped(filters.text))", contact), body: nil, deadline: contact)
+      "GET", try api.versioned("/events?filters=\(EngineAPI.escaped(filters.text))", contact), body: nil,
+      deadline: contact)
     guard events.status == 200 else { throw EngineError(status: events.status, "its events answered \(events.status)") }
     // The stream is open before the list is asked for, so nothing falls between them.
     try learn()
@@ -87,7 +88,9 @@ extension Engine {
     let list = try list(Deadline(milliseconds: Self.listMilliseconds))
     var running: Set<String> = []
     for entry in list {
-      guard let id = entry["Id"]?.string, let instance = entry["Labels"]?[Self.instanceLabel]?.string else { continue }
+      guard let id = entry["Id"]?.string, let instance = entry["Labels"]?[ContainerLabels.instance]?.string else {
+        continue
+      }
       // One that was made and not started yet is about to be.
       switch entry["State"]?.string ?? "" {
       case "running", "created", "paused", "restarting":
@@ -112,7 +115,7 @@ extension Engine {
     switch event["Action"]?.string ?? event["status"]?.string {
     case "die":
       let status = attributes?["exitCode"]?.string.flatMap { Int($0) }
-      ended(id, instance: attributes?[Self.instanceLabel]?.string ?? "", InstanceExit(status: status))
+      ended(id, instance: attributes?[ContainerLabels.instance]?.string ?? "", InstanceExit(status: status))
     case "destroy": gone(id)
     default: break
     }
@@ -184,7 +187,7 @@ extension Engine {
 
   private func lost(_ error: EngineError) {
     let (isNews, waiters) = state.withLock { state in
-      let isNews = state.trouble == nil || state.version == nil && state.trouble != error.description
+      let isNews = state.trouble == nil || api.version == nil && state.trouble != error.description
       if state.trouble == nil { state.silentSince = .now }
       state.trouble = error.description
       guard state.silentSince.duration(to: .now) >= .milliseconds(settings.graceMilliseconds) else {
