@@ -184,7 +184,8 @@ package struct APIServer: Sendable {
   ///   - onListening: called once, when clients can connect.
   package init(
     _ handlers: Handlers, _ authenticator: Authenticator, pages: PageGuard, host: String, port: Int, descriptors: Int,
-    idleSeconds: Int64 = idleSeconds, logger: Logger, beforeAnswer: @escaping @Sendable () async -> Void = {}, onListening: @escaping @Sendable () async -> Void
+    idleSeconds: Int64 = idleSeconds, logger: Logger, beforeAnswer: @escaping @Sendable () async -> Void = {},
+    onListening: @escaping @Sendable () async -> Void
   ) {
     application = Application(
       responder: APIResponder(handlers, authenticator, pages: pages, beforeAnswer: beforeAnswer),

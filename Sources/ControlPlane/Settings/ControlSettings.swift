@@ -106,8 +106,9 @@ package struct ControlSettings: Sendable, Equatable {
       meaning: "Whether REST, and routes without `auth: false`, ask for an API key."),
     Setting(
       key: "allowedHosts", variable: "BERTH_ALLOWED_HOSTS", flag: "--allowed-hosts", fallback: "none",
-      meaning: "Host names, separated by commas, by which REST may be asked without keys, besides addresses, local names and "
-        + "that of `publicURL`. See security.md."),
+      meaning:
+        "Host names, separated by commas, by which REST may be asked without keys, besides addresses, local names and that "
+        + "of `publicURL`. See security.md."),
     Setting(
       key: "stopInstancesOnExit", variable: "BERTH_STOP_INSTANCES_ON_EXIT", flag: "--stop-instances-on-exit",
       fallback: "false", meaning: "On SIGTERM drain and stop all instances instead of leaving them to the next leader."),

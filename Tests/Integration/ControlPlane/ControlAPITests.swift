@@ -389,7 +389,7 @@ final class RunningAPI: Sendable {
       ("POST", "/api/instances/abc", nil, nil, 405, "POST is not for /api/instances/abc; use GET or PATCH or DELETE"),
       ("DELETE", "/api/instances/abc", nil, nil, 404, "there is no instance abc"),
       ("POST", "/api/instances/abc/restart?force=perhaps", nil, nil, 400, "\"force\" must be true or false"),
-      ("POST", "/api/instances/abc/restart?forec=true", nil, nil, 400, "unknown query setting \"forec\"; known is force"),
+      ("POST", "/api/instances/abc/restart?forec=true", nil, nil, 400, "unknown query setting \"forec\""),
       ("DELETE", "/api/instances/abc?force=", nil, nil, 400, "\"force\" must be true or false"),
       ("GET", "/api/sessions?limits=1", nil, nil, 400, "unknown query setting \"limits\""),
       ("GET", "/api/sessions?metadata.a%20b=c", nil, nil, 400, "\"metadata.a%20b\": sessions are found by fields of"),

@@ -15,12 +15,13 @@ import Testing
   }
 
   /// Names that somebody else can own are refused where nobody has to show a key.
-  @Test(arguments: [
-    ("127.0.0.1:3000", nil), ("[::1]:3000", nil), ("10.1.2.3", nil), ("localhost:3000", nil), ("a.localhost", nil),
-    ("control", nil), ("control:3000", nil), ("berth.svc.cluster.local:3000", nil), ("B.Example.", nil), (nil, nil),
-    ("evil.example:3000", 403), ("1.2.3.4.evil.example", 403), ("127.0.0.1.nip.example", 403), ("local.example", 403),
-    ("1.2.3", 403), ("1.2.3.999", 403),
-  ] as [(String?, Int?)])
+  @Test(
+    arguments: [
+      ("127.0.0.1:3000", nil), ("[::1]:3000", nil), ("10.1.2.3", nil), ("localhost:3000", nil), ("a.localhost", nil),
+      ("control", nil), ("control:3000", nil), ("berth.svc.cluster.local:3000", nil), ("B.Example.", nil), (nil, nil),
+      ("evil.example:3000", 403), ("1.2.3.4.evil.example", 403), ("127.0.0.1.nip.example", 403), ("local.example", 403),
+      ("1.2.3", 403), ("1.2.3.999", 403),
+    ] as [(String?, Int?)])
   func names(_ authority: String?, _ status: Int?) {
     #expect(refusal(PageGuard(asksForKeys: false, names: ["b.example"]), authority) == status)
     // A page that has pointed its name here has no key.
@@ -38,7 +39,8 @@ import Testing
   }
 
   @Test(arguments: [
-    ("https://b.example", "b.example"), ("http://B.example:8080/x", "b.example"), ("http://[::1]:80", "[::1]"), ("", ""),
+    ("https://b.example", "b.example"), ("http://B.example:8080/x", "b.example"), ("http://[::1]:80", "[::1]"),
+    ("", ""),
   ])
   func hostsOfURLs(_ url: String, _ host: String) { #expect(PageGuard.host(ofURL: url) == host) }
 

@@ -127,7 +127,8 @@ import Testing
       port: instance.address.port, browser: "b-1", createdAt: 0, expiresAt: 1_000_000_000_000)
     return try TestEngine(
       instances: [instance.address], pool: PoolRecord(name: "web", kind: .cdp, slots: 1), routes: routes,
-      apiKeys: [record("k", key)], coordinator: {
+      apiKeys: [record("k", key)],
+      coordinator: {
         let granting = Granting($0, session)
         remember(granting)
         return granting
