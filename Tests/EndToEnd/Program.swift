@@ -45,6 +45,22 @@ final class Program: Sendable {
     guard pid > 0 else { throw Failure("cannot start \(words.joined(separator: " ")): \(Errno.text(Int(pid)))") }
   }
 
+  /// One that nobody has waited for is ended and reaped. A zombie of ours may keep the testing library from ever seeing
+  /// the end of a process of its own: it waits for any child, and finds the zombie again and again.
+  deinit {
+    guard poll() == nil else { return }
+    let pid = pid
+    kill(pid, SIGTERM)
+    Foundation.Thread.detachNewThread {
+      var status: Int32 = 0
+      let deadline = ContinuousClock.now + .seconds(45)
+      while unsafe waitpid(pid, &status, WNOHANG) == 0 {
+        if ContinuousClock.now > deadline { kill(pid, SIGKILL) }
+        usleep(50_000)
+      }
+    }
+  }
+
   private static func start(_ words: [String], _ variables: [String: String], _ output: Int32) -> pid_t {
     let arguments = unsafe words.map { unsafe strdup($0) } + [nil]
     let environment = unsafe variables.map { unsafe strdup("\($0.key)=\($0.value)") } + [nil]
