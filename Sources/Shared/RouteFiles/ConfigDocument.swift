@@ -2,6 +2,7 @@
 // wrong gets its line here.
 package import JSON
 package import Routing
+import Synchronization
 
 extension ConfigNode {
   /// The same as JSON whose every value is a string: only who reads a field knows what it is meant to be.
@@ -15,6 +16,20 @@ extension ConfigNode {
   }
 }
 
+/// The tree of a JSON file, made once: each server of a file has a place, and a file may have thousands.
+private final class LazyTree: Sendable {
+  private let made = Mutex<ConfigNode??>(nil)
+
+  func root(of text: String, file: String) -> ConfigNode? {
+    made.withLock { made in
+      if let made { return made }
+      let root = (try? ConfigNode.parse(text, file: file)).flatMap { $0 }
+      made = .some(root)
+      return root
+    }
+  }
+}
+
 /// The whole of a file.
 package struct ConfigDocument: Sendable {
   package let file: String
@@ -23,6 +38,7 @@ package struct ConfigDocument: Sendable {
   private let isText: Bool
   private let text: String
   private let root: ConfigNode?
+  private let tree = LazyTree()
 
   /// Reads JSON when the text begins like it, else YAML. Lines that begin with `//` are taken for comments in JSON, as
   /// the HTTP balancer's documentation shows its file with one.
@@ -118,7 +134,7 @@ package struct ConfigDocument: Sendable {
 
   /// The line of the deepest node on the path. The tree of a JSON file is only made when there is something to say.
   private func line(of path: [String]) -> Int? {
-    guard var node = root ?? (try? ConfigNode.parse(text, file: file)).flatMap({ $0 }) else { return nil }
+    guard var node = root ?? tree.root(of: text, file: file) else { return nil }
     for step in path {
       guard let next = node[step] else { break }
       node = next
