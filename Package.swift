@@ -150,8 +150,8 @@ let package = Package(
     .testTarget(
       name: "DataPlaneTests",
       dependencies: [
-        "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed", "RouteFiles",
-        "Routing", "State", "TLS", "TestSupport",
+        "COpenSSL", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "RouteFeed",
+        "RouteFiles", "Routing", "State", "TLS", "TestSupport",
       ],
       path: "Tests/Integration/DataPlane", swiftSettings: strict),
     .testTarget(
@@ -183,7 +183,8 @@ if Context.environment["BERTH_DATA_PLANE_ONLY"] != nil {
     let files = try! FileManager.default.contentsOfDirectory(atPath: folder)
     target.sources = files.filter { $0.contains(/^(Engine|HTTPPolicy|TLS)/) }.sorted()
     target.dependencies = [
-      "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "Routing", "TLS", "TestSupport",
+      "COpenSSL", "Engine", "HTTPWire", "JSON", "Observability", "Posix", "ProxyMachine", "Redis", "Routing", "TLS",
+      "TestSupport",
     ]
   }
 }

@@ -174,6 +174,7 @@ extension Worker {
       case .done:
         s.metrics.add(.tlsHandshakes)
         if tls.resumed { s.metrics.add(.tlsResumed) }
+        tls.detach()
         s.slab[fd].machine.handshakeFinished()
         wait(fd, .head)
         // The request may have come with the last flight: what is left of the input is decrypted now.

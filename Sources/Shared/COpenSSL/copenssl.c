@@ -130,11 +130,13 @@ static const char suites[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
 static int configure(SSL_CTX *context) {
   SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
-  SSL_CTX_set_read_ahead(context, 1);
   return SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 && SSL_CTX_set_cipher_list(context, suites) == 1;
 }
 
 int copenssl_configure_server(SSL_CTX *context) {
+  // A handshake reads no record that follows it: those may not be OpenSSL's to read.
+  SSL_CTX_set_read_ahead(context, 0);
+  copenssl_tell_traffic(context);
   SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
   // Tickets resume sessions on any thread without state; the internal cache would be one lock for all workers.
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
@@ -142,7 +144,10 @@ int copenssl_configure_server(SSL_CTX *context) {
   return configure(context) && SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384") == 1;
 }
 
-int copenssl_configure_client(SSL_CTX *context) { return configure(context); }
+int copenssl_configure_client(SSL_CTX *context) {
+  SSL_CTX_set_read_ahead(context, 1);
+  return configure(context);
+}
 
 int copenssl_expect_name(SSL *ssl, const char *name, int verify) {
   unsigned char address[16];
@@ -152,9 +157,6 @@ int copenssl_expect_name(SSL *ssl, const char *name, int verify) {
   if (!verify) return 1;
   return literal ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) : SSL_set1_host(ssl, name);
 }
-
-void copenssl_mark_failed(SSL *ssl, uint64_t code) { SSL_set_ex_data(ssl, 0, (void *)(uintptr_t)code); }
-uint64_t copenssl_failure(SSL *ssl) { return (uint64_t)(uintptr_t)SSL_get_ex_data(ssl, 0); }
 
 int copenssl_add_extension(X509 *certificate, int nid, const char *value) {
   X509V3_CTX context;

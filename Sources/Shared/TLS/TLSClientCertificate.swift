@@ -17,9 +17,9 @@ package struct TLSClientCertificate: Sendable, Equatable {
 
 extension TLSServerConnection {
   /// The certificate that the client has shown and that one of the authorities has signed; nil when it has shown none.
-  /// One that is not good fails the handshake, so there is no third case.
+  /// One that is not good fails the handshake, so there is no third case. To be asked before ``detach()``.
   package var clientCertificate: TLSClientCertificate? {
-    guard let certificate = unsafe copenssl_client_certificate(ssl) else { return nil }
+    guard let ssl = unsafe ssl, let certificate = unsafe copenssl_client_certificate(ssl) else { return nil }
     defer { unsafe X509_free(certificate) }
     var digest = [UInt8](repeating: 0, count: 32)
     guard unsafe copenssl_fingerprint(certificate, &digest) == 1,

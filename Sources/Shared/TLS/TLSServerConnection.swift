@@ -28,6 +28,7 @@ import COpenSSL
   /// Frees the window; no connection made with it may be used afterwards.
   package func free() {
     unsafe BIO_free(bio)
+    unsafe state.pointee.spare?.deallocate()
     unsafe state.deallocate()
   }
 
@@ -51,11 +52,29 @@ import COpenSSL
   /// How many bytes of the output buffer are in use now; send them, whatever the call returned.
   package var outputCount: Int { unsafe state.pointee.output_count }
   package var outputRoom: Int { unsafe state.pointee.output_capacity - state.pointee.output_count }
+
+  // For ``TLSRecords``, which uses the buffers without a BIO.
+
+  /// The next byte of the input; only while there is one.
+  var inputPointer: UnsafePointer<UInt8> { unsafe state.pointee.input! + state.pointee.input_consumed }
+  func consume(_ count: Int) { unsafe state.pointee.input_consumed += count }
+  /// Where the next byte of the output goes; only while there is room.
+  var outputPointer: UnsafeMutablePointer<UInt8> { unsafe state.pointee.output! + state.pointee.output_count }
+  func append(_ count: Int) { unsafe state.pointee.output_count += count }
+
+  func takeSpare() -> UnsafeMutablePointer<UInt8>? {
+    defer { unsafe state.pointee.spare = nil }
+    return unsafe state.pointee.spare
+  }
+  func keepSpare(_ buffer: UnsafeMutablePointer<UInt8>) {
+    guard unsafe state.pointee.spare == nil else { return unsafe buffer.deallocate() }
+    unsafe state.pointee.spare = unsafe buffer
+  }
 }
 
 package enum TLSStep {
-  /// The handshake is complete. Call `read` once now, with what is left of the input: the first request may have come
-  /// in the same segment, and may even be inside OpenSSL already, where no poller sees it.
+  /// The handshake is complete. Ask what is to be known of it, call ``TLSServerConnection/detach()``, then `read` once with
+  /// what is left of the input: the first request may have come in the same segment.
   case done
   /// All input is consumed and the peer's next bytes are needed.
   case wantRead
@@ -85,10 +104,35 @@ package enum TLSWriteResult {
   case failed(TLSFailure)
 }
 
-/// One client's TLS connection: a pointer to OpenSSL's state, copied freely, freed by ``free()`` exactly once. It works on
-/// the thread and with the window that it was made with.
+/// What a connection is made of: OpenSSL's state, and after ``TLSServerConnection/detach()`` records of our own instead.
+@safe struct TLSConnectionState {
+  var ssl: OpaquePointer?
+  /// What the handshake tells on its way; only until its end.
+  var traffic: UnsafeMutablePointer<copenssl_traffic>?
+  /// Remembers OpenSSL's failure, so that every later call fails alike; 0 = none.
+  var failure: UInt64 = 0
+  var resumed = false
+  var records: TLSRecords?
+
+  init(_ ssl: OpaquePointer, _ traffic: UnsafeMutablePointer<copenssl_traffic>) {
+    unsafe self.ssl = unsafe ssl
+    unsafe self.traffic = unsafe traffic
+  }
+
+  mutating func freeTraffic() {
+    guard let traffic = unsafe traffic else { return }
+    unsafe OPENSSL_cleanse(traffic, MemoryLayout<copenssl_traffic>.size)
+    unsafe traffic.deallocate()
+    unsafe self.traffic = nil
+  }
+}
+
+/// One client's TLS connection: a pointer to its state, copied freely, freed by ``free()`` exactly once. It works on the
+/// thread and with the window that it was made with.
 @safe package struct TLSServerConnection {
-  let ssl: OpaquePointer
+  private let state: UnsafeMutablePointer<TLSConnectionState>
+  /// OpenSSL's state; nil once the connection is detached from it.
+  var ssl: OpaquePointer? { unsafe state.pointee.ssl }
 
   /// Room that the output must have for `read` and `shutdown`, which send small records of their own (an alert). `write`
   /// keeps this much free beside each record, for the record's own overhead and the answer to a key update before it, so
@@ -103,36 +147,67 @@ package enum TLSWriteResult {
       ERR_clear_error()
       return nil
     }
-    guard unsafe copenssl_use_bio(ssl, window.bio) == 1 else {
-      unsafe SSL_free(ssl)
+    let traffic = UnsafeMutablePointer<copenssl_traffic>.allocate(capacity: 1)
+    unsafe traffic.initialize(to: copenssl_traffic())
+    unsafe state = .allocate(capacity: 1)
+    unsafe state.initialize(to: unsafe TLSConnectionState(ssl, traffic))
+    guard unsafe copenssl_use_bio(ssl, window.bio) == 1, unsafe copenssl_set_traffic(ssl, traffic) == 1 else {
+      free()
       return nil
     }
     unsafe SSL_set_accept_state(ssl)
-    unsafe self.ssl = unsafe ssl
   }
 
   /// Frees the connection without a word to the peer; see ``shutdown(_:)``.
-  package func free() { unsafe SSL_free(ssl) }
+  package func free() {
+    unsafe SSL_free(state.pointee.ssl)
+    unsafe state.pointee.freeTraffic()
+    unsafe state.pointee.records?.end()
+    unsafe state.deinitialize(count: 1)
+    unsafe state.deallocate()
+  }
 
   /// Takes the handshake as far as the input allows. The output may hold bytes to send after every result.
   package func handshake(_ window: TLSWindow) -> TLSStep {
-    let failed = unsafe copenssl_failure(ssl)
-    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    guard let ssl = unsafe ssl else { return .done }
+    if let failure { return .failed(failure) }
     let result = unsafe SSL_do_handshake(ssl)
     if result == 1 { return .done }
     switch unsafe SSL_get_error(ssl, result) {
     case SSL_ERROR_WANT_READ: return .wantRead
     case SSL_ERROR_WANT_WRITE: return .wantWrite
-    default: return .failed(failure(window, handshaking: true))
+    default: return unsafe .failed(failed(ssl, window, handshaking: true))
     }
+  }
+
+  /// After the handshake: goes on without OpenSSL's state, which is freed, where the version and the suite allow it (TLS 1.3
+  /// with one of its three common suites). What is not asked of the handshake until then is lost, but for ``version``,
+  /// ``cipher`` and ``resumed``.
+  package func detach() {
+    guard let ssl = unsafe ssl, failure == nil else { return }
+    defer { unsafe state.pointee.freeTraffic() }
+    unsafe state.pointee.resumed = unsafe SSL_session_reused(ssl) == 1
+    let suite = unsafe copenssl_suite(ssl)
+    // Without read-ahead OpenSSL has taken nothing behind the handshake.
+    guard suite != 0, let traffic = unsafe state.pointee.traffic, unsafe SSL_has_pending(ssl) == 0,
+      let records = unsafe TLSRecords(suite: suite, traffic)
+    else {
+      ERR_clear_error()
+      unsafe copenssl_set_traffic(ssl, nil)
+      unsafe copenssl_read_ahead(ssl)
+      return
+    }
+    unsafe state.pointee.records = records
+    unsafe state.pointee.ssl = nil
+    unsafe SSL_free(ssl)
   }
 
   /// Decrypts into `buffer` until it is full or the input is used up. Until the result is not `.bytes` of the whole
   /// buffer, call again: OpenSSL may hold more plaintext, which no poller sees. `buffer` must not be empty.
   package func read(into buffer: UnsafeMutableRawBufferPointer, _ window: TLSWindow) -> TLSReadResult {
     precondition(buffer.count > 0, "an empty buffer could not be told from the end")
-    let failed = unsafe copenssl_failure(ssl)
-    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.read(into: buffer, window) }
+    if let failure { return .failed(failure) }
     var filled = 0
     while filled < buffer.count {
       var count = 0
@@ -148,10 +223,11 @@ package enum TLSWriteResult {
       // OpenSSL remembers the close_notify, so the next call says so again.
       case SSL_ERROR_ZERO_RETURN: return filled > 0 ? .bytes(filled) : .closed
       case SSL_ERROR_WANT_WRITE:
-        mark(TLSFailure(kind: .outputFull, code: 0))
-        return filled > 0 ? .bytes(filled) : .failed(TLSFailure(kind: .outputFull, code: 0))
+        let failure = TLSFailure(kind: .outputFull, code: 0)
+        mark(failure)
+        return filled > 0 ? .bytes(filled) : .failed(failure)
       default:
-        let failure = failure(window, handshaking: false)
+        let failure = unsafe failed(ssl, window, handshaking: false)
         return filled > 0 ? .bytes(filled) : .failed(failure)
       }
     }
@@ -160,14 +236,15 @@ package enum TLSWriteResult {
 
   /// After a read that gave bytes: whether another one could give more, or tell of the end or of a failure.
   package func mayGiveMore(_ window: TLSWindow) -> Bool {
-    unsafe window.inputRemaining > 0 || holdsInput || SSL_get_shutdown(ssl) & SSL_RECEIVED_SHUTDOWN != 0
-      || copenssl_failure(ssl) != 0
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.mayGiveMore(window) }
+    return unsafe window.inputRemaining > 0 || holdsInput || SSL_get_shutdown(ssl) & SSL_RECEIVED_SHUTDOWN != 0
+      || failure != nil
   }
 
   /// Encrypts as much of `bytes` as the output has room for, in records of up to 16 KiB.
   package func write(_ bytes: UnsafeRawBufferPointer, _ window: TLSWindow) -> TLSWriteResult {
-    let failed = unsafe copenssl_failure(ssl)
-    guard failed == 0 else { return .failed(TLSFailure(mark: failed)) }
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.write(bytes, window) }
+    if let failure { return .failed(failure) }
     var taken = 0
     while taken < bytes.count {
       // The check before each record is what makes "taken" mean "complete in the output": OpenSSL would otherwise keep
@@ -180,7 +257,7 @@ package enum TLSWriteResult {
       guard result == 1 else {
         // WANT_WRITE cannot happen within the reserve; were it to, bytes would be in doubt, so the connection ends.
         _ = unsafe SSL_get_error(ssl, result)
-        return .failed(failure(window, handshaking: false))
+        return unsafe .failed(failed(ssl, window, handshaking: false))
       }
       taken += count
     }
@@ -191,23 +268,43 @@ package enum TLSWriteResult {
   /// room for it or the connection failed before; closing then looks like a cut connection to the peer.
   @discardableResult
   package func shutdown(_ window: TLSWindow) -> Bool {
-    guard unsafe copenssl_failure(ssl) == 0, window.outputRoom >= Self.reserve else { return false }
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.shutdown(window) }
+    guard failure == nil, window.outputRoom >= Self.reserve else { return false }
     let result = unsafe SSL_shutdown(ssl)
     if result < 0 { ERR_clear_error() }
     return result >= 0
   }
 
   /// Whether plaintext or a part of a record is held inside, i.e. whether a close now would lose bytes from the peer.
-  package var holdsInput: Bool { unsafe SSL_has_pending(ssl) == 1 }
+  package var holdsInput: Bool {
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.holdsInput }
+    return unsafe SSL_has_pending(ssl) == 1
+  }
   /// E.g. `TLSv1.3`.
-  package var version: String { unsafe String(cString: SSL_get_version(ssl)) }
+  package var version: String {
+    guard let ssl = unsafe ssl else { return "TLSv1.3" }
+    return unsafe String(cString: SSL_get_version(ssl))
+  }
   /// E.g. `TLS_AES_256_GCM_SHA384`.
-  package var cipher: String { unsafe String(cString: SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))) }
+  package var cipher: String {
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.records!.cipher }
+    return unsafe String(cString: SSL_CIPHER_get_name(SSL_get_current_cipher(ssl)))
+  }
   /// Whether the client resumed an earlier session.
-  package var resumed: Bool { unsafe SSL_session_reused(ssl) == 1 }
+  package var resumed: Bool {
+    guard let ssl = unsafe ssl else { return unsafe state.pointee.resumed }
+    return unsafe SSL_session_reused(ssl) == 1
+  }
+  /// Whether OpenSSL's state is gone.
+  package var isDetached: Bool { unsafe ssl == nil }
+
+  private var failure: TLSFailure? {
+    let mark = unsafe state.pointee.failure
+    return mark == 0 ? nil : TLSFailure(mark: mark)
+  }
 
   /// Takes OpenSSL's error, and remembers it so that every later call fails alike.
-  private func failure(_ window: TLSWindow, handshaking: Bool) -> TLSFailure {
+  private func failed(_ ssl: OpaquePointer, _ window: TLSWindow, handshaking: Bool) -> TLSFailure {
     var code = takeError()
     let reason = reason(of: code)
     var kind = TLSFailure.Kind.other
@@ -237,7 +334,7 @@ package enum TLSWriteResult {
     return failure
   }
 
-  private func mark(_ failure: TLSFailure) { unsafe copenssl_mark_failed(ssl, failure.mark) }
+  private func mark(_ failure: TLSFailure) { unsafe state.pointee.failure = failure.mark }
 }
 
 extension TLSWindow {

@@ -42,8 +42,8 @@ struct TLSServerTests {
     #expect(split > 100)
   }
 
-  @Test("everything may come in pieces of any size", arguments: [1, 2, 3, 17, 1_000])
-  func pieces(piece: Int) throws {
+  @Test("everything may come in pieces of any size", arguments: [1, 2, 3, 17, 1_000], [true, false])
+  func pieces(piece: Int, detaches: Bool) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
     let question = tlsPattern(40_000, seed: 1)
@@ -54,7 +54,7 @@ struct TLSServerTests {
       return try stream.readAll(2)
     }
     let driver = try TLSServerDriver(folder.context(), near)
-    try driver.handshake(piece: piece)
+    try driver.handshake(piece: piece, detaches: detaches)
     #expect(try driver.read(question.count, piece: piece, buffer: 777) == question)
     try driver.write([7, 8])
     #expect(try client.value() == [7, 8])
@@ -78,8 +78,9 @@ struct TLSServerTests {
   }
 
   @Test(
-    "bulk arrives whole both ways, through outputs of any size", arguments: [129, 150, 1_000, 16_384, 20_000, 1 << 20])
-  func bulk(capacity: Int) throws {
+    "bulk arrives whole both ways, through outputs of any size", arguments: [129, 150, 1_000, 16_384, 20_000, 1 << 20],
+    [true, false])
+  func bulk(capacity: Int, detaches: Bool) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
     // Records of a few bytes through tiny outputs are slow, so those get less.
@@ -93,7 +94,7 @@ struct TLSServerTests {
       return try stream.readAll(down.count)
     }
     let driver = try TLSServerDriver(folder.context(), near, outputCapacity: capacity)
-    try driver.handshake()
+    try driver.handshake(detaches: detaches)
     #expect(try driver.read(up.count, piece: 100_000, buffer: 300_000) == up)
     try driver.write(down)
     #expect(try client.value() == down)
@@ -153,14 +154,16 @@ struct TLSServerTests {
       flight += piece
     }
     guard case .done = try driver.turn(flight, { $0.handshake($1) }) else { throw TLSTestFailure("not done") }
+    driver.connection.detach()
+    #expect(driver.connection.isDetached)
     #expect(try driver.readOnce() == .plain(Array("GET / HTTP/1.1\r\n\r\n".utf8)))
     #expect(try driver.readOnce() == .wantRead)
     try driver.write([79, 75])
     #expect(try client.value() == [79, 75])
   }
 
-  @Test("close_notify comes after the bytes before it, and stays")
-  func clientCloses() throws {
+  @Test("close_notify comes after the bytes before it, and stays", arguments: [true, false])
+  func clientCloses(detaches: Bool) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
     let client = TLSPeerThread {
@@ -171,7 +174,7 @@ struct TLSServerTests {
     }
     defer { close(far) }
     let driver = try TLSServerDriver(folder.context(), near)
-    try driver.handshake()
+    try driver.handshake(detaches: detaches)
     try client.value()
     var input: [UInt8] = []
     while true {
@@ -266,8 +269,8 @@ struct TLSServerTests {
     #expect(try driver.turn { $0.shutdown($1) } == false)
   }
 
-  @Test("a record that was changed on the way fails the connection after the good bytes before it")
-  func corrupted() throws {
+  @Test("a record that was changed on the way fails the connection after the good bytes before it", arguments: [true, false])
+  func corrupted(detaches: Bool) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()
     let client = TLSPeerThread {
@@ -283,7 +286,7 @@ struct TLSServerTests {
     }
     do {
       let driver = try TLSServerDriver(folder.context(), near)
-      try driver.handshake()
+      try driver.handshake(detaches: detaches)
       try driver.write([0])
       var input: [UInt8] = []
       while true {
@@ -334,7 +337,11 @@ struct TLSServerTests {
           unsafe output.withUnsafeMutableBytes { output in
             unsafe window.setInput(input.baseAddress!, count: count)
             unsafe window.setOutput(output.baseAddress!, capacity: output.count)
-            if states[index] == 0, case .done = peer.connection.handshake(window) { states[index] = 1 }
+            if states[index] == 0, case .done = peer.connection.handshake(window) {
+              // One of each kind beside the other.
+              if index % 2 == 0 { peer.connection.detach() }
+              states[index] = 1
+            }
             if states[index] == 1 {
               let plain = UnsafeMutableRawBufferPointer.allocate(byteCount: 10, alignment: 1)
               defer { unsafe plain.deallocate() }

@@ -13,10 +13,10 @@ struct TLSServed: Sendable {
   var failure: String?
   var client: TLSClientCertificate?
   init(failure: String) { self.failure = failure }
-  init(_ connection: TLSServerConnection) {
-    version = connection.version
-    resumed = connection.resumed
-    client = connection.clientCertificate
+  init(_ driver: TLSServerDriver) {
+    version = driver.connection.version
+    resumed = driver.connection.resumed
+    client = driver.client
   }
 }
 
@@ -36,13 +36,13 @@ func tlsServe(_ context: TLSServerContext, _ listener: Int32, answer: [UInt8] = 
         guard got.last == UInt8(ascii: "\n"), !answer.isEmpty else { continue }
         try driver.write(answer)
         _ = try driver.turn { $0.shutdown($1) }
-        return TLSServed(driver.connection)
+        return TLSServed(driver)
       case .wantRead:
         input = try driver.receive(65_536)
-        if input.isEmpty { return TLSServed(driver.connection) }
+        if input.isEmpty { return TLSServed(driver) }
       case .closed:
         _ = try driver.turn { $0.shutdown($1) }
-        return TLSServed(driver.connection)
+        return TLSServed(driver)
       case .failed(let failure): return TLSServed(failure: failure.reason)
       }
     }

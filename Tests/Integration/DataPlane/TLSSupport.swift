@@ -12,6 +12,8 @@ import Testing
   let fileDescriptor: Int32
   let window: TLSWindow
   let connection: TLSServerConnection
+  /// What the client has proved to be, as of the end of the handshake.
+  private(set) var client: TLSClientCertificate?
   private let output: UnsafeMutableRawBufferPointer
   /// Bytes of the output that pretend to be taken by somebody else's records.
   var occupied = 0
@@ -75,12 +77,16 @@ import Testing
     return result
   }
 
-  /// The whole handshake, with input in pieces of at most `piece` bytes.
-  func handshake(piece: Int = 65_536) throws {
+  /// The whole handshake, with input in pieces of at most `piece` bytes. Then, as in a worker, OpenSSL's state goes.
+  func handshake(piece: Int = 65_536, detaches: Bool = true) throws {
     var input: [UInt8] = []
     while true {
       switch try turn(input, { $0.handshake($1) }) {
-      case .done: return
+      case .done:
+        client = connection.clientCertificate
+        if detaches { connection.detach() }
+        #expect(connection.isDetached == (detaches && connection.version == "TLSv1.3"))
+        return
       case .wantRead:
         #expect(carried.isEmpty, "wantRead means that the input is used up")
         input = try receive(piece)

@@ -12,6 +12,7 @@
 #include <openssl/x509v3.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "copenssl_records.h"
 #include "copenssl_server.h"
 
 // What the window BIO reads from and writes to. One per worker thread: every SSL of the worker shares the BIO, and the
@@ -23,6 +24,7 @@ typedef struct {
   uint8_t *output;
   size_t output_capacity;
   size_t output_count;
+  uint8_t *spare;  // room for one record that no connection needs now
 } copenssl_window;
 
 // A BIO whose reads come out of the window (an empty one means "retry later", never the end) and whose writes are
@@ -44,10 +46,6 @@ int copenssl_configure_client(SSL_CTX *context);
 // Verification of the peer's name; `name` is a host name or an IP literal. SNI is sent for host names. 1 on success.
 int copenssl_expect_name(SSL *ssl, const char *name, int verify);
 
-// Marks an SSL that failed, and asks for the mark: 0 when it did not fail.
-void copenssl_mark_failed(SSL *ssl, uint64_t code);
-uint64_t copenssl_failure(SSL *ssl);
-
 // SHA-256 (FIPS 180-4) of some bytes.
 void copenssl_sha256(const uint8_t *bytes, size_t count, uint8_t digest[32]);
 
@@ -55,6 +53,9 @@ void copenssl_sha256(const uint8_t *bytes, size_t count, uint8_t digest[32]);
 static inline unsigned long copenssl_error_system(unsigned long code) { return ERR_SYSTEM_ERROR(code) ? 1 : 0; }
 static inline int copenssl_error_reason(unsigned long code) { return ERR_GET_REASON(code); }
 static inline int copenssl_error_library(unsigned long code) { return ERR_GET_LIB(code); }
+static inline unsigned long copenssl_error(int reason) { return ERR_PACK(ERR_LIB_SSL, 0, reason); }
+// After the handshake: fewer reads than one for each record's header and one for its body.
+static inline void copenssl_read_ahead(SSL *ssl) { SSL_set_read_ahead(ssl, 1); }
 static inline EVP_PKEY *copenssl_new_p256_key(void) { return EVP_EC_gen("P-256"); }
 static inline long copenssl_memory(BIO *bio, char **bytes) { return BIO_get_mem_data(bio, bytes); }
 // Adds an extension given in the notation of openssl.cnf. 1 on success.
@@ -84,6 +85,14 @@ enum {
   COPENSSL_NO_START_LINE = PEM_R_NO_START_LINE,
   COPENSSL_BAD_PASSWORD_READ = PEM_R_BAD_PASSWORD_READ,
   COPENSSL_INTERRUPTED = ERR_R_INTERRUPTED_OR_CANCELLED,  // what decoders say when they are given no pass phrase
+  COPENSSL_BAD_RECORD = SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC,
+  COPENSSL_RECORD_TOO_LONG = SSL_R_DATA_LENGTH_TOO_LONG,
+  COPENSSL_UNEXPECTED_RECORD = SSL_R_UNEXPECTED_RECORD,
+  COPENSSL_UNEXPECTED_MESSAGE = SSL_R_UNEXPECTED_MESSAGE,
+  COPENSSL_BAD_KEY_UPDATE = SSL_R_BAD_KEY_UPDATE,
+  COPENSSL_BAD_ALERT = SSL_R_INVALID_ALERT,
+  COPENSSL_TOO_MANY_EMPTY_RECORDS = SSL_R_TOO_MANY_KEY_UPDATES,
+  COPENSSL_INTERNAL = ERR_R_INTERNAL_ERROR,
   // Alerts that the peer sent have their number plus this as the reason.
   COPENSSL_ALERT_OFFSET = SSL_AD_REASON_OFFSET,
 };
