@@ -22,7 +22,7 @@ import COpenSSL
   /// Plaintext in `buffer`.
   private var held = 0..<0
   private var quiet = 0
-  /// The peer has asked for our next key, and has not got it yet.
+  /// The peer has asked for our next key, and gets it before the next bytes.
   private var owesKeyUpdate = false
   /// The peer said close_notify.
   private var isClosed = false
@@ -67,7 +67,6 @@ import COpenSSL
       filled += unsafe open(record, into: room, window)
       giveBackBuffer(window)
     }
-    if owesKeyUpdate, failure == nil { answerKeyUpdate(window) }
     if filled > 0 { return .bytes(filled) }
     if let failure { return .failed(failure) }
     return isClosed ? .closed : .wantRead
@@ -221,7 +220,7 @@ import COpenSSL
     while taken < bytes.count {
       let room = window.outputRoom - TLSServerConnection.reserve
       guard room > 0 else { break }
-      if owesKeyUpdate || sealed >= Self.recordsPerKey { answerKeyUpdate(window) }
+      if owesKeyUpdate || sealed >= Self.recordsPerKey { updateKey(window) }
       let piece = min(bytes.count - taken, Self.longestPlain, room)
       let start = unsafe bytes.baseAddress!.assumingMemoryBound(to: UInt8.self) + taken
       guard failure == nil, unsafe seal(ContentType.applicationData, start, piece, window) else {
@@ -238,10 +237,9 @@ import COpenSSL
     return say(.closeNotify, window)
   }
 
-  /// Says that our next records are under the next key, and takes it. Without room the answer waits.
-  private mutating func answerKeyUpdate(_ window: TLSWindow) {
+  /// Says that our next records are under the next key, and takes it.
+  private mutating func updateKey(_ window: TLSWindow) {
     let message: [5 of UInt8] = [Self.keyUpdate, 0, 0, 1, 0]
-    guard window.outputRoom >= 5 + Int(COPENSSL_OVERHEAD) else { return }
     owesKeyUpdate = false
     let isSealed = unsafe message.span.withUnsafeBufferPointer {
       unsafe seal(ContentType.handshake, $0.baseAddress!, $0.count, window)
