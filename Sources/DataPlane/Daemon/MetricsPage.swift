@@ -60,6 +60,9 @@ struct MetricsPage {
     page.family("berth_tls_handshakes_total", .counter, "TLS handshakes finished, by whether a session was resumed.")
     page.sample(sum(.tlsResumed), ["resumed": "true"])
     page.sample(sum(.tlsHandshakes) - sum(.tlsResumed), ["resumed": "false"])
+    page.single(
+      "berth_tls_kernel_connections_total", .counter, "TLS clients whose answers the kernel seals (--kernel-tls).",
+      sum(.tlsOffloaded))
     page.family("berth_tls_failures_total", .counter, "TLS handshakes that came to nothing, by reason.")
     for (reason, count) in Counter.tlsFailuresByReason(sum) { page.sample(count, ["reason": reason]) }
     page.single(

@@ -118,6 +118,8 @@ import TLS
   var limit: [String] = []
   @Option(help: "auto, always or never: move long plain pieces by splice(2). [BERTH_SPLICE] (default: auto)")
   var splice: String?
+  @Flag(help: "Let the kernel seal what TLS clients get, where it can; see docs/tls.md. [BERTH_KERNEL_TLS=1]")
+  var kernelTls = false
   @Flag(help: "Every route asks for an API key unless it says auth: false. [BERTH_REQUIRE_KEYS=1]")
   var requireKeys = false
   @Flag(
@@ -173,7 +175,8 @@ import TLS
       drainSeconds: try Read.number(drainSeconds, "--drain-seconds", "BERTH_DRAIN_SECONDS", 0...86_400, or: 30),
       logLevel: try Read.choice(logLevel, "--log-level", "BERTH_LOG_LEVEL", or: .info),
       accessLog: accessLog.flatMap { $0 == "off" ? nil : AccessLogDestination($0) },
-      splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto), limits: try limits(),
+      splice: try Read.choice(splice, "--splice", "BERTH_SPLICE", or: .auto),
+      kernelTLS: kernelTls || Read.environment("BERTH_KERNEL_TLS") == "1", limits: try limits(),
       trustedProxies: try Read.ranges(trustedProxies, "--trusted-proxies", "BERTH_TRUSTED_PROXIES"),
       proxyProtocolFrom: try Read.ranges(proxyProtocolFrom, "--proxy-protocol-from", "BERTH_PROXY_PROTOCOL_FROM"),
       requiresKeys: asksForKeys,

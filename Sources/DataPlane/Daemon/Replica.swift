@@ -62,6 +62,7 @@ final class Replica {
       configuration.trustedProxies = settings.trustedProxies
       configuration.proxyProtocolFrom = settings.proxyProtocolFrom
       configuration.requiresKeys = settings.requiresKeys
+      configuration.kernelTLS = settings.kernelTLS
       engine = try Engine(configuration, inherited: inherited.filter { $0.kind != .admin })
     } catch {
       throw Self.listening(error)

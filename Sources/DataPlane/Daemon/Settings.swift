@@ -21,6 +21,8 @@ struct Settings {
   /// nil: there is none.
   var accessLog: AccessLogDestination?
   var splice: SpliceMode
+  /// The kernel seals what TLS clients get, where it can.
+  var kernelTLS: Bool
   var limits: EngineLimits
   /// Peers whose X-Forwarded-*, Forwarded and X-Request-ID are kept.
   var trustedProxies: [AddressRange]

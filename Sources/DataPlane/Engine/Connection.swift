@@ -60,6 +60,8 @@ struct Connection {
   var isLingering = false
   /// Instances: bytes came that no request asked for, so the connection is not used again.
   var isDirty = false
+  /// Clients: what is written is sealed into TLS records here. False without TLS, and when the kernel does it.
+  var seals = false
   /// Clients: the connection is a tunnel.
   var isTunnel = false
   /// shutdown(2) of our direction follows the last byte of `outbound`.

@@ -20,6 +20,8 @@ package struct EngineConfiguration: Sendable {
   package var workers: Int
   package var limits: EngineLimits
   package var splice: SpliceMode
+  /// TLS clients' records are left to the kernel where it takes them (decision 13).
+  package var kernelTLS = false
   /// Peers whose X-Forwarded-For, Forwarded and X-Request-ID are kept and added to.
   package var trustedProxies: [AddressRange] = []
   /// Peers that must begin with the PROXY protocol.
@@ -191,7 +193,8 @@ package final class Engine: Sendable {
     threads.withLock { threads in
       for index in 0..<configuration.workers {
         let configuration = WorkerConfiguration(
-          index: index, limits: configuration.limits, spliceMode: configuration.splice, listeners: listeners[index],
+          index: index, limits: configuration.limits, spliceMode: configuration.splice,
+          kernelTLS: configuration.kernelTLS, listeners: listeners[index],
           tlsListeners: tlsListeners[index], certificates: configuration.certificates, mailbox: inboxes[index],
           metrics: metrics[index], coordinator: coordinator, log: log, slabCapacity: capacity,
           trustedProxies: configuration.trustedProxies, proxyProtocolFrom: configuration.proxyProtocolFrom,

@@ -7,7 +7,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case accepted, requests, responses1xx, responses2xx, responses3xx, responses4xx, responses5xx
   case bytesFromClients, bytesToClients, retries, instanceConnections, instanceReuses, instanceClosesIdle
   case tlsResumed, tlsPlainHTTP, tlsNotTLS, tlsVersion, tlsCipher, tlsClientCertificate, tlsAlert, tlsGone, tlsTimeout
-  case tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
+  case tlsOffloaded, tunnels, splicedBytes, discoveries, tlsHandshakes, tlsFailures, acceptFailures
   case browserCloses, retriesRefused, requestsRefused, connectionsRefused, unauthorized, originsRefused
   case placesRefused, addressesDenied, redirects
   case ejections, recoveries, panicPicks

@@ -66,6 +66,7 @@ extension Worker {
         let tls = TLSServerConnection(context: context, window: window)
       else { return closeClient(fd, .internalError) }
       s.slab[fd].tls = tls
+      s.slab[fd].seals = true
       watch(fd)
     }
     wait(fd, isTLS ? .handshake : .head)
@@ -167,6 +168,7 @@ extension Worker {
         // Nothing of TLS was said yet, so the client can read a plain answer.
         tls.free()
         s.slab[fd].tls = nil
+        s.slab[fd].seals = false
         s.slab[fd].machine = ExchangeMachine(isTLS: false)
         return answer(
           fd, 400, "This is the TLS port and a plain request came in. Use https:// or wss:// here.", .handshakeFailed,
@@ -175,6 +177,7 @@ extension Worker {
         s.metrics.add(.tlsHandshakes)
         if tls.resumed { s.metrics.add(.tlsResumed) }
         tls.detach()
+        if s.offersKernelTLS, s.slab[fd].outbound.isEmpty { offload(fd, tls) }
         s.slab[fd].machine.handshakeFinished()
         wait(fd, .head)
         // The request may have come with the last flight: what is left of the input is decrypted now.
@@ -185,6 +188,17 @@ extension Worker {
         return readRequest(fd)
       }
     }
+  }
+
+  /// Leaves the sealing of what this client gets to the kernel. One that cannot is not asked again.
+  private func offload(_ fd: Int32, _ tls: TLSServerConnection) {
+    guard tls.isDetached else { return }
+    s.offersKernelTLS = tls.offload(fd)
+    guard s.offersKernelTLS else {
+      return s.log.warning("the kernel does not take TLS over, so it is done here", ["option": .string("--kernel-tls")])
+    }
+    s.slab[fd].seals = false
+    s.metrics.add(.tlsOffloaded)
   }
 
   /// Decrypts what follows a handshake in the same read into `inbound`; negative when the connection is broken.

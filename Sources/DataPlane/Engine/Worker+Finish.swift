@@ -116,6 +116,7 @@ extension Worker {
     // Without a linger close(2) says FIN.
     endOutput(fd, closesNext: !lingers)
     guard s.slab[fd].outbound.isEmpty else { return }
+    guard s.slab[fd].outputEnded else { return wait(fd, .flush) }
     guard lingers else { return closeClient(fd, s.slab[fd].closeReason) }
     watch(fd)
     s.slab[fd].isLingering = true

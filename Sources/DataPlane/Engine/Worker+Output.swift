@@ -7,7 +7,7 @@ import TLS
 extension Worker {
   /// Sends plain bytes or keeps them in order behind what waits already. False: the connection is broken.
   @inline(__always) func send(_ fd: Int32, _ bytes: UnsafeRawPointer, _ count: Int) -> Bool {
-    if s.slab[fd].tls != nil { return unsafe encrypt(fd, bytes, count) }
+    if s.slab[fd].seals { return unsafe encrypt(fd, bytes, count) }
     return unsafe sendRaw(fd, bytes, count)
   }
 
@@ -21,7 +21,7 @@ extension Worker {
       }
       return unsafe send(fd, head, headCount + bodyCount)
     }
-    if s.slab[fd].tls != nil {
+    if s.slab[fd].seals {
       // Behind the head as much as fills its record, so that the records of both leave in one piece.
       let lead = min(TLSServerConnection.maximumRecord - headCount % TLSServerConnection.maximumRecord, bodyCount)
       guard headCount + lead <= s.headOutputCapacity else {
@@ -151,13 +151,16 @@ extension Worker {
     }
     guard !s.slab[fd].outputEnded else { return }
     s.slab[fd].endsOutput = false
-    s.slab[fd].outputEnded = true
     if let tls = s.slab[fd].tls, let window = s.window {
       unsafe window.setInput(nil, count: 0)
       unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
-      tls.shutdown(window)
+      if !tls.shutdown(window), tls.awaitsRoom {
+        s.slab[fd].endsOutput = true
+        return blocked(fd)
+      }
       _ = sendCiphertext(fd, window.outputCount)
     }
+    s.slab[fd].outputEnded = true
     if !closesNext { Socket.shutdownWrite(fd) }
   }
 

@@ -19,7 +19,7 @@ extension Worker {
     case .always: break
     case .auto: if !s.slab[source].isRemote && !s.slab[target].isRemote { return false }
     }
-    guard s.slab[source].tls == nil, s.slab[target].tls == nil, s.slab[source].inbound.isEmpty,
+    guard s.slab[source].tls == nil, !s.slab[target].seals, s.slab[source].inbound.isEmpty,
       !s.slab[target].makesJob, s.slab[source].browserClose == .none
     else { return false }
     switch s.slab[source].body.mode {

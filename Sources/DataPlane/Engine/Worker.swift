@@ -15,6 +15,8 @@ struct WorkerConfiguration: Sendable {
   var index: Int
   var limits: EngineLimits
   var spliceMode: SpliceMode
+  /// TLS clients' records are left to the kernel where it takes them.
+  var kernelTLS: Bool
   var listeners: [Int32]
   var tlsListeners: [Int32]
   var certificates: Certificates?
@@ -41,6 +43,7 @@ struct WorkerConfiguration: Sendable {
   let limits: EngineLimits
   let parser: HeadParser
   let spliceMode: SpliceMode
+  var offersKernelTLS: Bool
   let mailbox: Mailbox
   let metrics: WorkerCells
   /// Owns the cells.
@@ -144,6 +147,7 @@ struct WorkerConfiguration: Sendable {
     clientLimit = min(configuration.limits.clientConnections, max(share, 1))
     parser = HeadParser(limits: configuration.limits.http)
     spliceMode = configuration.spliceMode
+    offersKernelTLS = configuration.kernelTLS
     mailbox = configuration.mailbox
     metrics = configuration.metrics.cells
     metricsOwner = configuration.metrics

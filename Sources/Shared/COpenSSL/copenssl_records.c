@@ -1,8 +1,12 @@
 #include "copenssl_records.h"
 #include <openssl/crypto.h>
+#include <errno.h>
+#include <linux/tls.h>
+#include <netinet/in.h>
 #include <openssl/hmac.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
 #include "COpenSSL.h"
 
 // MARK: suites
@@ -206,4 +210,67 @@ int copenssl_open(copenssl_direction *direction, const uint8_t *record, size_t c
          EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_AEAD_SET_TAG, COPENSSL_TAG, tag) == 1 &&
          step(cipher, NULL, record, COPENSSL_HEADER) && step(cipher, plain, record + COPENSSL_HEADER, length) &&
          EVP_CipherFinal_ex(cipher, plain + length, &rest) == 1 && rest == 0;
+}
+
+// MARK: the kernel
+
+#ifndef TCP_ULP
+#define TCP_ULP 31
+#endif
+#ifndef SOL_TLS
+#define SOL_TLS 282
+#endif
+
+// The nonce is `salt` and `iv`; each suite has a structure of its own with the same members.
+#define FILL(to, type)                                                       \
+  do {                                                                       \
+    (to).info.version = TLS_1_3_VERSION, (to).info.cipher_type = (type);     \
+    memcpy((to).salt, direction->iv, sizeof(to).salt);                       \
+    memcpy((to).iv, direction->iv + sizeof(to).salt, sizeof(to).iv);         \
+    memcpy((to).key, key, sizeof(to).key);                                   \
+    memcpy((to).rec_seq, sequence, sizeof(to).rec_seq);                      \
+    length = sizeof(to);                                                     \
+  } while (0)
+
+int copenssl_offload(const copenssl_direction *direction, int fd) {
+  const suite *suite = find(direction->suite);
+  union {
+    struct tls12_crypto_info_aes_gcm_128 small;
+    struct tls12_crypto_info_aes_gcm_256 large;
+    struct tls12_crypto_info_chacha20_poly1305 chacha;
+  } info;
+  uint8_t key[32], sequence[8];
+  socklen_t length = 0;
+  if (!suite || !expand(direction, suite, "key", key, suite->key_length)) return -ENOMEM;
+  for (int i = 0; i < 8; i++) sequence[i] = (uint8_t)(direction->sequence >> (56 - 8 * i));
+  memset(&info, 0, sizeof info);
+  switch (direction->suite) {
+    case 0x1301: FILL(info.small, TLS_CIPHER_AES_GCM_128); break;
+    case 0x1302: FILL(info.large, TLS_CIPHER_AES_GCM_256); break;
+    default: FILL(info.chacha, TLS_CIPHER_CHACHA20_POLY1305);
+  }
+  // A socket with the protocol and without keys is a plain one, so nothing has to be undone.
+  int result = setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof "tls") == 0 &&
+                       setsockopt(fd, SOL_TLS, TLS_TX, &info, length) == 0
+                   ? 1
+                   : -errno;
+  OPENSSL_cleanse(key, sizeof key);
+  OPENSSL_cleanse(&info, sizeof info);
+  return result;
+}
+
+int copenssl_kernel_alert(int fd, uint8_t level, uint8_t alert) {
+  uint8_t content[2] = {level, alert};
+  struct iovec piece = {content, sizeof content};
+  union {
+    struct cmsghdr header;
+    uint8_t room[CMSG_SPACE(1)];
+  } control;
+  memset(&control, 0, sizeof control);
+  struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(1)};
+  control.header.cmsg_level = SOL_TLS;
+  control.header.cmsg_type = TLS_SET_RECORD_TYPE;
+  control.header.cmsg_len = CMSG_LEN(1);
+  *CMSG_DATA(&control.header) = SSL3_RT_ALERT;
+  return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof content ? 1 : -errno;
 }

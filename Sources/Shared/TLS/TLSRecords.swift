@@ -2,6 +2,7 @@
 // straight into the other, and an idle connection holds two keys instead of OpenSSL's state. TLSServerConnection makes one
 // of these in `detach`; decision 17 says why. Ciphers are OpenSSL's (copenssl_records.h); here is what records mean.
 import COpenSSL
+import Glibc
 
 /// Both directions of one connection. A value that is moved, not copied: ``end()`` frees what it holds, exactly once.
 @safe struct TLSRecords {
@@ -26,6 +27,10 @@ import COpenSSL
   private var owesKeyUpdate = false
   /// The peer said close_notify.
   private var isClosed = false
+  /// The socket on which the kernel seals what we write; -1 = we do.
+  private var kernelSocket: Int32 = -1
+  /// It had no room for our last alert.
+  private(set) var awaitsRoom = false
   private var failure: TLSFailure?
 
   /// Goes on where the server's handshake ended. nil: what it told does not fit the suite, or memory is short.
@@ -197,7 +202,8 @@ import COpenSSL
     let request = unsafe content[4]
     guard request <= 1 else { return fail(COPENSSL_BAD_KEY_UPDATE, .illegalParameter, window) }
     guard unsafe copenssl_next_key(&incoming) == 1 else { return fail(COPENSSL_INTERNAL, .internalError, window) }
-    // Several that come before we write again need one answer.
+    // Several that come before we write again need one answer. Kernels before 6.14 cannot change a key that they have.
+    guard request == 0 || kernelSocket < 0 else { return fail(COPENSSL_UNEXPECTED_MESSAGE, .internalError, window) }
     if request == 1 { owesKeyUpdate = true }
   }
 
@@ -216,6 +222,7 @@ import COpenSSL
   /// See ``TLSServerConnection/write(_:_:)``.
   mutating func write(_ bytes: UnsafeRawBufferPointer, _ window: TLSWindow) -> TLSWriteResult {
     if let failure { return .failed(failure) }
+    precondition(kernelSocket < 0, "what the kernel seals is written to its socket")
     var taken = 0
     while taken < bytes.count {
       let room = window.outputRoom - TLSServerConnection.reserve
@@ -231,7 +238,14 @@ import COpenSSL
     return .bytes(taken)
   }
 
-  /// Appends close_notify. False when there is no room for it or the connection has failed.
+  /// Lets the kernel seal what is written to this socket from now on. False: it does not, and all stays as it was.
+  mutating func offload(_ fileDescriptor: Int32) -> Bool {
+    guard failure == nil, !owesKeyUpdate, unsafe copenssl_offload(&outgoing, fileDescriptor) == 1 else { return false }
+    kernelSocket = fileDescriptor
+    return true
+  }
+
+  /// Appends close_notify, or has the kernel send it. False when there is no room for it or the connection has failed.
   mutating func shutdown(_ window: TLSWindow) -> Bool {
     guard failure == nil, window.outputRoom >= TLSServerConnection.reserve else { return false }
     return say(.closeNotify, window)
@@ -254,8 +268,13 @@ import COpenSSL
   }
 
   private mutating func say(_ alert: Alert, _ window: TLSWindow) -> Bool {
-    guard window.outputRoom >= 2 + Int(COPENSSL_OVERHEAD) else { return false }
     let level: UInt8 = alert == .closeNotify ? 1 : 2
+    guard kernelSocket < 0 else {
+      let result = copenssl_kernel_alert(kernelSocket, level, alert.rawValue)
+      awaitsRoom = result == -EAGAIN
+      return result == 1
+    }
+    guard window.outputRoom >= 2 + Int(COPENSSL_OVERHEAD) else { return false }
     let content: [2 of UInt8] = [level, alert.rawValue]
     return unsafe content.span.withUnsafeBufferPointer {
       unsafe seal(ContentType.alert, $0.baseAddress!, $0.count, window)

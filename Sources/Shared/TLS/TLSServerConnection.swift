@@ -202,6 +202,17 @@ package enum TLSWriteResult {
     unsafe SSL_free(ssl)
   }
 
+  /// After ``detach()``, while none of our records waits to be written: lets the kernel seal what is written to the
+  /// connection's socket from now on, and bytes may be spliced into it. `write` must not be called afterwards; `shutdown` sends
+  /// by itself. False: the kernel does not do it (it has
+  /// no TLS, or the records are OpenSSL's), and nothing has changed.
+  package func offload(_ fileDescriptor: Int32) -> Bool {
+    unsafe state.pointee.records?.offload(fileDescriptor) ?? false
+  }
+
+  /// After a `shutdown` that said false: the kernel, which seals, had no room for it now.
+  package var awaitsRoom: Bool { unsafe state.pointee.records?.awaitsRoom ?? false }
+
   /// Decrypts into `buffer` until it is full or the input is used up. Until the result is not `.bytes` of the whole
   /// buffer, call again: OpenSSL may hold more plaintext, which no poller sees. `buffer` must not be empty.
   package func read(into buffer: UnsafeMutableRawBufferPointer, _ window: TLSWindow) -> TLSReadResult {

@@ -45,7 +45,7 @@ final class TestEngine {
     splice: SpliceMode = .never, certificate: (certificate: String, key: String)? = nil,
     trustedProxies: [AddressRange] = [], proxyProtocolFrom: [AddressRange] = [], accessLog: String? = nil,
     records: [InstanceRecord]? = nil, apiKeys: [KeyRecord] = [], requiresKeys: Bool = false,
-    listen: [SocketAddress]? = nil, workers: Int = 1, inherited: [HandoverListener] = [],
+    listen: [SocketAddress]? = nil, kernelTLS: Bool = false, workers: Int = 1, inherited: [HandoverListener] = [],
     coordinator: (([Mailbox]) -> any Coordinator)? = nil
   ) throws {
     let loopback = SocketAddress("127.0.0.1:0")!
@@ -58,6 +58,7 @@ final class TestEngine {
     configuration.trustedProxies = trustedProxies
     configuration.proxyProtocolFrom = proxyProtocolFrom
     configuration.requiresKeys = requiresKeys
+    configuration.kernelTLS = kernelTLS
     engine = try Engine(configuration, inherited: inherited)
     log = LogWriter(fileDescriptor: 2, level: .error)
     let records =

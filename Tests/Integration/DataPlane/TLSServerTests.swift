@@ -269,7 +269,9 @@ struct TLSServerTests {
     #expect(try driver.turn { $0.shutdown($1) } == false)
   }
 
-  @Test("a record that was changed on the way fails the connection after the good bytes before it", arguments: [true, false])
+  @Test(
+    "a record that was changed on the way fails the connection after the good bytes before it",
+    arguments: [true, false])
   func corrupted(detaches: Bool) throws {
     let folder = try TLSFolder()
     let (near, far) = try tlsSocketPair()

@@ -56,4 +56,10 @@ int copenssl_seal(copenssl_direction *direction, uint8_t type, const uint8_t *pl
 // Decrypts a whole record of `count` bytes, at least COPENSSL_OVERHEAD. `plain` gets `count` - 21 bytes: the plaintext, its
 // type and zeros; it may be the record's own byte 5. 1 when the record is good.
 int copenssl_open(copenssl_direction *direction, const uint8_t *record, size_t count, uint8_t *plain);
+
+// Gives the direction to the kernel (TCP_ULP "tls", TLS_TX): what is written to the connected socket from now on, it seals.
+// 1 on success, else -errno: the kernel has no TLS or does not know the suite, and the socket is as before.
+int copenssl_offload(const copenssl_direction *direction, int fd);
+// Sends an alert on such a socket without waiting. 1 on success, else -errno.
+int copenssl_kernel_alert(int fd, uint8_t level, uint8_t alert);
 #endif
