@@ -193,9 +193,12 @@ extension Worker {
   /// Leaves the sealing of what this client gets to the kernel. One that cannot is not asked again.
   private func offload(_ fd: Int32, _ tls: TLSServerConnection) {
     guard tls.isDetached else { return }
-    s.offersKernelTLS = tls.offload(fd)
-    guard s.offersKernelTLS else {
-      return s.log.warning("the kernel does not take TLS over, so it is done here", ["option": .string("--kernel-tls")])
+    let result = tls.offload(fd)
+    guard result == 0 else {
+      s.offersKernelTLS = false
+      return s.log.warning(
+        "the kernel does not seal TLS records, so it is done here",
+        ["option": .string("--kernel-tls"), "error": .string(Errno.text(result))])
     }
     s.slab[fd].seals = false
     s.metrics.add(.tlsOffloaded)

@@ -238,11 +238,13 @@ import Glibc
     return .bytes(taken)
   }
 
-  /// Lets the kernel seal what is written to this socket from now on. False: it does not, and all stays as it was.
-  mutating func offload(_ fileDescriptor: Int32) -> Bool {
-    guard failure == nil, !owesKeyUpdate, unsafe copenssl_offload(&outgoing, fileDescriptor) == 1 else { return false }
+  /// Lets the kernel seal what is written to this socket from now on: 0. Else -errno, and all stays as it was.
+  mutating func offload(_ fileDescriptor: Int32) -> Int {
+    guard failure == nil, !owesKeyUpdate else { return -Int(EINVAL) }
+    let result = unsafe Int(copenssl_offload(&outgoing, fileDescriptor))
+    guard result == 1 else { return result }
     kernelSocket = fileDescriptor
-    return true
+    return 0
   }
 
   /// Appends close_notify, or has the kernel send it. False when there is no room for it or the connection has failed.

@@ -2,6 +2,7 @@
 // worker points at its own buffers, so that one `recv` and one `send` move up to a megabyte of records. Engine's workers
 // call this; nothing here allocates except OpenSSL itself.
 import COpenSSL
+import Glibc
 
 /// A worker's window: where all its connections read ciphertext from and append ciphertext to. Make one per thread, use
 /// it on that thread only, and free it after the last connection that was made with it.
@@ -204,10 +205,10 @@ package enum TLSWriteResult {
 
   /// After ``detach()``, while none of our records waits to be written: lets the kernel seal what is written to the
   /// connection's socket from now on, and bytes may be spliced into it. `write` must not be called afterwards; `shutdown` sends
-  /// by itself. False: the kernel does not do it (it has
-  /// no TLS, or the records are OpenSSL's), and nothing has changed.
-  package func offload(_ fileDescriptor: Int32) -> Bool {
-    unsafe state.pointee.records?.offload(fileDescriptor) ?? false
+  /// by itself. 0, or -errno when the kernel does not do it (ENOENT: it has no TLS; EINVAL: the records are OpenSSL's or of a
+  /// suite that it does not know), and nothing has changed.
+  package func offload(_ fileDescriptor: Int32) -> Int {
+    unsafe state.pointee.records?.offload(fileDescriptor) ?? -Int(EINVAL)
   }
 
   /// After a `shutdown` that said false: the kernel, which seals, had no room for it now.

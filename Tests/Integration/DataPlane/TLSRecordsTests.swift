@@ -3,6 +3,7 @@
 import COpenSSL
 import Foundation
 import Glibc
+import Posix
 import TestSupport
 import Testing
 
@@ -131,6 +132,13 @@ import Testing
 
   func write(_ bytes: [UInt8]) throws {
     guard unsafe SSL_write(ssl, bytes, Int32(bytes.count)) == bytes.count else { throw TLSTestFailure("not written") }
+  }
+
+  /// Waits for the server's end: whether it said close_notify.
+  var isEnded: Bool {
+    var byte: UInt8 = 0
+    let result = unsafe SSL_read(ssl, &byte, 1)
+    return unsafe result == 0 && SSL_get_error(ssl, result) == SSL_ERROR_ZERO_RETURN
   }
 
   func read(_ count: Int) throws -> [UInt8] {
@@ -348,5 +356,57 @@ import Testing
     #expect(try driver.read(1) == [1])
     try driver.write([1, 2, 3])
     #expect(try client.value() == [1, 2, 3])
+  }
+
+  @Test(
+    "the kernel goes on where the handshake ended, if it has TLS, and else all stays as it was",
+    arguments: ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"])
+  func offload(suite: String) throws {
+    let folder = try TLSFolder()
+    let (listener, port) = try tlsListener()
+    defer { close(listener) }
+    let bytes = tlsPattern(300_000, seed: 11)
+    let client = TLSPeerThread {
+      let (near, _) = Socket.connect(SocketAddress("127.0.0.1:\(port)")!)
+      let fd = Int32(near)
+      defer { close(fd) }
+      _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
+      let stream = try OpenSSLClient(fd, suite: suite)
+      guard try stream.read(bytes.count) == bytes else { throw TLSTestFailure("other bytes came") }
+      try stream.updateKey(SSL_KEY_UPDATE_NOT_REQUESTED)
+      try stream.write([1])
+      guard stream.isEnded else { throw TLSTestFailure("no close_notify came") }
+      try stream.updateKey(SSL_KEY_UPDATE_REQUESTED)
+    }
+    let driver = try TLSServerDriver(folder.context(), tlsAccept(listener))
+    try driver.handshake()
+    try driver.write(Array(bytes[..<1_000]))
+    let result = driver.connection.offload(driver.fileDescriptor)
+    #expect((result == 0) == KernelTLS.isAvailable())
+    if result == 0 {
+      var sent = 1_000
+      while sent < bytes.count {
+        let count = unsafe bytes.withUnsafeBytes {
+          unsafe send(driver.fileDescriptor, $0.baseAddress! + sent, $0.count - sent, 0)
+        }
+        try #require(count > 0)
+        sent += count
+      }
+    } else {
+      #expect(result == -Int(ENOENT))
+      try driver.write(Array(bytes[1_000...]))
+    }
+    #expect(try driver.read(1) == [1])
+    #expect(try driver.turn { $0.shutdown($1) })
+    // The kernel has no next key to answer a request with.
+    var end = TLSServerDriver.Read.wantRead
+    while case .wantRead = end {
+      let more = try driver.receive(65_536)
+      if more.isEmpty { break }
+      end = try driver.readOnce(more)
+    }
+    if case .failed(let failure) = end { #expect(result == 0, "\(failure.reason)") } else { #expect(result != 0) }
+    try client.value()
+    print("kernel TLS: \(result == 0 ? "sealed" : "not there, so not tried") with \(suite)")
   }
 }
