@@ -1,5 +1,5 @@
-// Whether this kernel could encrypt in our place. The data plane's daemon tells it at its start; docs/decisions/0013 says why
-// nothing more is made of it.
+// Whether this kernel could seal TLS records in our place. The data plane's daemon tells it at its start; workers find out by
+// trying when they are asked to (docs/decisions/0013).
 import CLinux
 
 package enum KernelTLS {

@@ -1,4 +1,4 @@
-// Whether this kernel has TLS: the question's answer is the kernel's own, and traffic does not depend on it.
+// Whether this kernel has TLS: the question's answer is the kernel's own. EngineKernelTLSTests has what is made of it.
 import Foundation
 import Glibc
 import Posix
