@@ -60,8 +60,6 @@ struct Connection {
   var isLingering = false
   /// Instances: bytes came that no request asked for, so the connection is not used again.
   var isDirty = false
-  /// Clients: what is written is sealed into TLS records here. False without TLS, and when the kernel does it.
-  var seals = false
   /// Clients: the connection is a tunnel.
   var isTunnel = false
   /// shutdown(2) of our direction follows the last byte of `outbound`.
@@ -131,6 +129,8 @@ struct Connection {
   var unsent = Int32.max
   /// Clients: counted as waiting for a slot.
   var isWaiting = false
+  /// Clients: what is written is sealed into TLS records here. False without TLS, and when the kernel does it.
+  var seals = false
   /// Asked of the coordinator; 0 = nothing.
   var ticket: UInt64 = 0
 
