@@ -62,8 +62,8 @@ extension Worker {
         count: s.limits.keepAliveProbes)
     }
     if isTLS {
-      guard let window = s.window, let context = s.certificates?.context,
-        let tls = TLSServerConnection(context: context, window: window)
+      guard let window = s.window, let context = unsafe s.tlsContext,
+        let tls = unsafe context._withUnsafeGuaranteedRef({ TLSServerConnection(context: $0, window: window) })
       else { return closeClient(fd, .internalError) }
       s.slab[fd].tls = tls
       s.slab[fd].seals = true

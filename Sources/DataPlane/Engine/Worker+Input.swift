@@ -65,7 +65,7 @@ extension Worker {
     _ fd: Int32, _ tls: TLSServerConnection, _ buffer: UnsafeMutableRawPointer, _ capacity: Int
   ) -> Received {
     guard let window = s.window else { preconditionFailure("a worker with TLS clients has a window") }
-    // Plaintext is never longer than its ciphertext, but OpenSSL may hold a part of a record from before: with room for
+    // Plaintext is never longer than its ciphertext, but a part of a record may be held from before: with room for
     // that one as well, nothing is left inside, where no poller would see it.
     let size = min(capacity - TLSServerConnection.maximumRecord - 512, s.limits.largestPiece)
     precondition(size > 0, "TLS is read into more than a record's room")

@@ -69,7 +69,11 @@ struct WorkerConfiguration: Sendable {
   let clientLimit: Int
   var listeners: [Int32]
   var tlsListeners: [Int32]
-  var certificates: Certificates?
+  var certificates: Certificates? {
+    didSet { unsafe tlsContext = certificates.map { unsafe .passUnretained($0.context) } }
+  }
+  /// That of `certificates`, for each new client: without a reference count.
+  private(set) var tlsContext: Unmanaged<TLSServerContext>?
   var table: CompiledTable
   var instances: FixedArray<InstanceSlot>
   var instancePlaces: [String: Int32] = [:]
@@ -166,6 +170,7 @@ struct WorkerConfiguration: Sendable {
     listeners = configuration.listeners
     tlsListeners = configuration.tlsListeners
     certificates = configuration.certificates
+    unsafe tlsContext = configuration.certificates.map { unsafe .passUnretained($0.context) }
     window = configuration.tlsListeners.isEmpty ? nil : TLSWindow()
     now = Clock.monotonicMilliseconds
     timers = TimerWheel(now: now)
