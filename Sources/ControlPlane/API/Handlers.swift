@@ -111,7 +111,7 @@ package struct Handlers: Sendable {
   /// Who leads, whether slots are given away, and which replicas that waits for.
   private func status() async throws(Refusal) -> Answer {
     let look = try await run(Leadership(keys: keys).look())
-    let standing = metrics.figures.standing
+    let figures = metrics.figures
     var list: [JSON] = []
     let now = clock()
     for beat in try await run(Replicas(keys: keys).list()).sorted(by: { $0.id < $1.id }) {
@@ -121,9 +121,10 @@ package struct Handlers: Sendable {
       ])
     }
     return Answer([
-      "id": .string(configuration.id), "leads": .bool(standing != nil),
+      "id": .string(configuration.id), "leads": .bool(figures.standing != nil),
       "leader": look.leader.map { .string($0.id) } ?? .null, "token": look.leader.map { .int($0.token) } ?? .null,
       "gate": .string(look.gate.rawValue), "redis": .string(look.redis), "replicas": .array(list),
+      "disk": figures.diskProblem.map { .string($0) } ?? .null,
     ])
   }
 

@@ -128,6 +128,8 @@ package final class ControlMetrics: Sendable {
     package var redisCommands = 0
     package var redisFailures = 0
     package var isRedisConnected = false
+    /// Why the state directory cannot be written, and what to do; nil while it can.
+    package var diskProblem: String?
     package var keysFileReloads = 0
     package var keysFileFailures = 0
     /// Answers of REST by the first digit of their status.
