@@ -128,20 +128,30 @@ package struct Handlers: Sendable {
     ])
   }
 
-  /// Whether somebody leads, and every pool that is to have an instance at all times has a ready one: 200, else 503.
+  /// Whether Redis takes writes, somebody leads, and every pool that is to have an instance at all times has a ready one:
+  /// 200, else 503.
   private func ready() async throws(Refusal) -> Answer {
     let records = try await run(Registry(keys: keys).instances())
     let late = configuration.pools.filter { pool in
       pool.min > 0 && !records.contains { $0.pool == pool.name && $0.state == .ready }
     }
     let leader = try await run(Leadership(keys: keys).current())
-    let isReady = late.isEmpty && leader != nil
-    return Answer(
-      isReady ? 200 : 503,
-      [
-        "ready": .bool(isReady), "waitingFor": .array(late.map { .string($0.name) }),
-        "leader": leader.map { .string($0.id) } ?? .null,
-      ])
+    let trouble = await writeTrouble()
+    let isReady = late.isEmpty && leader != nil && trouble == nil
+    var object: JSONObject = [
+      "ready": .bool(isReady), "waitingFor": .array(late.map { .string($0.name) }),
+      "leader": leader.map { .string($0.id) } ?? .null,
+    ]
+    if let trouble { object["error"] = .string(trouble) }
+    return Answer(isReady ? 200 : 503, .object(object))
+  }
+
+  /// Why Redis, which answers, takes no writes: everything that is there goes on, and nobody gets a session.
+  private func writeTrouble() async -> String? {
+    do throws(Refusal) {
+      try await run(Leadership(keys: keys).write())
+      return nil
+    } catch { return error.message }
   }
 
   // MARK: Pools and instances
