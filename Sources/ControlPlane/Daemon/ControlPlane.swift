@@ -69,7 +69,7 @@ struct ControlPlane {
     // Two control planes must never be the same leader, whatever they are called.
     let lease = LeaderLease(
       id: "\(id)#\(String(UInt32.random(in: 0...UInt32.max), radix: 16))", keys: keys, redis: leaseRedis, bell: bell,
-      logger: logger)
+      logger: logger, metrics: metrics, hasDescriptors: Kernel.hasDescriptors)
     var configuration = SupervisorConfiguration(
       pools: settings.pools, routes: settings.routes, apiKeys: apiKeys, portRange: settings.portRange, host: host,
       concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000)

@@ -216,6 +216,18 @@ package enum Kernel {
     return Int(min(limit.rlim_cur, 1 << 20))
   }
 
+  /// Whether as many descriptors can be opened as a launch needs at a time.
+  package static func hasDescriptors() -> Bool {
+    var opened: [Int32] = []
+    defer { for descriptor in opened { close(descriptor) } }
+    for _ in 0..<4 {
+      let descriptor = unsafe open("/dev/null", O_RDONLY | O_CLOEXEC)
+      guard descriptor >= 0 else { return errno != EMFILE && errno != ENFILE }
+      opened.append(descriptor)
+    }
+    return true
+  }
+
   static func close(_ descriptor: Int32) { _ = Glibc.close(descriptor) }
 
   // MARK: Processes
