@@ -125,7 +125,8 @@ package struct Handlers: Sendable {
       "leader": look.leader.map { .string($0.id) } ?? .null, "token": look.leader.map { .int($0.token) } ?? .null,
       "gate": .string(look.gate.rawValue), "redis": .string(look.redis), "replicas": .array(list),
       "disk": figures.diskProblem.map { .string($0) } ?? .null,
-      "descriptors": figures.isShortOfDescriptors ? "none are left; raise the limit of open files (LimitNOFILE)" : .null,
+      "descriptors": figures.isShortOfDescriptors
+        ? "none are left; raise the limit of open files (LimitNOFILE)" : .null,
     ])
   }
 

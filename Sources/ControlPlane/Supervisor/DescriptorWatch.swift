@@ -1,5 +1,6 @@
-// Whether this process can still open files and sockets. A leader that cannot launches nothing, checks nothing, and keeps
-// the lead with the connections that it has; another control plane may do better. Pure: LeaderLease asks it at each step.
+// Whether this process can still open files and sockets. A leader that cannot launches nothing, checks nothing, and
+// keeps the lead with the connections that it has; another control plane may do better. Pure: LeaderLease asks it at
+// each step.
 
 package struct DescriptorWatch: Sendable, Equatable {
   /// A moment without descriptors is none: many launches at once end by themselves.
