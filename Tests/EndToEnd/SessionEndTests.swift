@@ -15,7 +15,8 @@ extension EndToEnd {
           let socket = Peer(connectingTo: SocketAddress(host: "127.0.0.1", port: berth.port)!)
           socket.send(
             "GET /session/\(id)/ HTTP/1.1\r\nHost: 127.0.0.1:\(berth.port)\r\nConnection: Upgrade\r\n"
-              + "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+              + "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+          )
           #expect(socket.receive(upTo: "\r\n\r\n")?.hasPrefix("HTTP/1.1 101 ") == true)
           return (id, socket)
         }
