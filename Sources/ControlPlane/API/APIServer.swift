@@ -26,6 +26,7 @@ package struct APIResponder: HTTPResponder {
   package static let maximumBodyBytes = 65_536
 
   private static let idempotencyKey = HTTPFields.Element.Name("Idempotency-Key")!
+  private static let fetchSite = HTTPFields.Element.Name("Sec-Fetch-Site")!
   private static let idempotencyReplayed = HTTPFields.Element.Name("Idempotency-Replayed")!
 
   private let handlers: Handlers
@@ -75,7 +76,8 @@ package struct APIResponder: HTTPResponder {
     var client: String?
     if case .route(let route) = match {
       if route.scope != nil {
-        try pages.check(authority: request.head.authority, origin: request.headers[.origin])
+        try pages.check(
+          authority: request.head.authority, origin: request.headers[.origin], site: request.headers[Self.fetchSite])
       }
       client = try await authenticator.check(route, request)
     }

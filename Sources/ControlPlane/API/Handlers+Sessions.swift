@@ -9,8 +9,21 @@ import Supervisor
 
 extension Handlers {
   func session(_ id: String) async throws(Refusal) -> Answer {
-    guard let view = try await run(leases.get(session: id)) else { throw .noSession(id) }
+    guard let view = try await run(leases.get(session: id)) else { return try await gone(id) }
     return describe(view)
+  }
+
+  /// Why a session is not there. A client whose WebSocket ended without a word finds the reason here.
+  private func gone(_ id: String) async throws(Refusal) -> Answer {
+    guard let endedAt = try await run(leases.ended(session: id)),
+      let reason = try await run(Events(keys: keys).end(of: id, at: endedAt))
+    else { throw .noSession(id) }
+    return Answer(
+      404,
+      [
+        "error": .string("session \(id) has ended: \(reason); POST /api/session/create makes a new one"),
+        "reason": .string(reason), "endedAt": .int(endedAt),
+      ])
   }
 
   private func describe(_ view: SessionView) -> Answer {
@@ -45,7 +58,7 @@ extension Handlers {
 
   package func keepAlive(_ id: String, _ request: KeepAliveRequest) async throws(Refusal) -> Answer {
     if let timeout = request.timeout {
-      guard let view = try await run(leases.get(session: id)) else { throw .noSession(id) }
+      guard let view = try await run(leases.get(session: id)) else { return try await gone(id) }
       // A pool that only another control plane declares has its maximum in Redis.
       if let spec = configuration.pools.first(where: { $0.name == view.record.pool }) {
         do { try spec.sessions.checkKeepAlive(timeout: timeout) } catch { throw Refusal(400, error.description) }
@@ -55,7 +68,7 @@ extension Handlers {
     }
     guard
       let view = try await run(leases.keepAlive(session: id, hardMilliseconds: request.timeout, now: clock()))
-    else { throw .noSession(id) }
+    else { return try await gone(id) }
     return describe(view)
   }
 

@@ -111,7 +111,7 @@ package struct Handlers: Sendable {
   /// Who leads, whether slots are given away, and which replicas that waits for.
   private func status() async throws(Refusal) -> Answer {
     let look = try await run(Leadership(keys: keys).look())
-    let standing = metrics.figures.standing
+    let figures = metrics.figures
     var list: [JSON] = []
     let now = clock()
     for beat in try await run(Replicas(keys: keys).list()).sorted(by: { $0.id < $1.id }) {
@@ -121,26 +121,39 @@ package struct Handlers: Sendable {
       ])
     }
     return Answer([
-      "id": .string(configuration.id), "leads": .bool(standing != nil),
+      "id": .string(configuration.id), "leads": .bool(figures.standing != nil),
       "leader": look.leader.map { .string($0.id) } ?? .null, "token": look.leader.map { .int($0.token) } ?? .null,
       "gate": .string(look.gate.rawValue), "redis": .string(look.redis), "replicas": .array(list),
+      "disk": figures.diskProblem.map { .string($0) } ?? .null,
+      "descriptors": figures.isShortOfDescriptors
+        ? "none are left; raise the limit of open files (LimitNOFILE)" : .null,
     ])
   }
 
-  /// Whether somebody leads, and every pool that is to have an instance at all times has a ready one: 200, else 503.
+  /// Whether Redis takes writes, somebody leads, and every pool that is to have an instance at all times has a ready one:
+  /// 200, else 503.
   private func ready() async throws(Refusal) -> Answer {
     let records = try await run(Registry(keys: keys).instances())
     let late = configuration.pools.filter { pool in
       pool.min > 0 && !records.contains { $0.pool == pool.name && $0.state == .ready }
     }
     let leader = try await run(Leadership(keys: keys).current())
-    let isReady = late.isEmpty && leader != nil
-    return Answer(
-      isReady ? 200 : 503,
-      [
-        "ready": .bool(isReady), "waitingFor": .array(late.map { .string($0.name) }),
-        "leader": leader.map { .string($0.id) } ?? .null,
-      ])
+    let trouble = await writeTrouble()
+    let isReady = late.isEmpty && leader != nil && trouble == nil
+    var object: JSONObject = [
+      "ready": .bool(isReady), "waitingFor": .array(late.map { .string($0.name) }),
+      "leader": leader.map { .string($0.id) } ?? .null,
+    ]
+    if let trouble { object["error"] = .string(trouble) }
+    return Answer(isReady ? 200 : 503, .object(object))
+  }
+
+  /// Why Redis, which answers, takes no writes: everything that is there goes on, and nobody gets a session.
+  private func writeTrouble() async -> String? {
+    do throws(Refusal) {
+      try await run(Leadership(keys: keys).write())
+      return nil
+    } catch { return error.message }
   }
 
   // MARK: Pools and instances

@@ -149,6 +149,15 @@ struct MetricsPage {
       "berth_control_redis_failures_total", .counter, "Connections to Redis that were lost or could not be made.",
       figures.redisFailures)
     page.single(
+      "berth_control_descriptors_short", .gauge, "1 while this process can open no files and sockets.",
+      figures.isShortOfDescriptors ? 1 : 0)
+    page.single(
+      "berth_control_leads_given_up_total", .counter, "Times that this one let others lead because of that.",
+      figures.leadsGivenUp)
+    page.single(
+      "berth_control_disk_writable", .gauge, "0 while the state directory takes no more.",
+      figures.diskProblem == nil ? 1 : 0)
+    page.single(
       "berth_control_keys_reloads_total", .counter, "Times that the keys file was read again.", figures.keysFileReloads)
     page.single(
       "berth_control_keys_reload_failures_total", .counter, "Times that a changed keys file was bad.",

@@ -18,7 +18,8 @@ package struct PageGuard: Sendable {
   /// - Parameters:
   ///   - authority: the request's Host.
   ///   - origin: its Origin (RFC 6454 §7), nil without one, as programs send it.
-  package func check(authority: String?, origin: String?) throws(Refusal) {
+  ///   - site: its Sec-Fetch-Site (Fetch Metadata §2.4): images, frames and links of other pages have no Origin.
+  package func check(authority: String?, origin: String?, site: String? = nil) throws(Refusal) {
     let authority = (authority ?? "").lowercased()
     let host = Self.host(of: authority)
     if let origin = origin?.lowercased() {
@@ -26,6 +27,9 @@ package struct PageGuard: Sendable {
       guard own, asksForKeys || trusts(host) else {
         throw Refusal(403, "pages of \(origin) may not ask this; programs send no Origin (docs/security.md)")
       }
+    } else if let site = site?.lowercased(), site == "cross-site" || site == "same-site" {
+      throw Refusal(
+        403, "other pages may not ask this, not even by a link: open the address by itself (docs/security.md)")
     }
     guard asksForKeys || trusts(host) else {
       throw Refusal(

@@ -43,7 +43,8 @@ struct ControlPlane {
     let keys = Keys(prefix: settings.keyPrefix)
     let host = settings.hostName ?? Kernel.hostName
     let id = settings.id ?? "\(host)-\(Kernel.processID)"
-    let runtime = try makeRuntime(logger)
+    let process = try makeProcessRuntime()
+    let runtime = try makeRuntime(process, logger)
     defer { runtime.shutdown() }
     if let conflict = BindProbe.conflict(
       host: address(of: settings.listen), port: settings.listen.port, reusesAddress: true)
@@ -68,7 +69,7 @@ struct ControlPlane {
     // Two control planes must never be the same leader, whatever they are called.
     let lease = LeaderLease(
       id: "\(id)#\(String(UInt32.random(in: 0...UInt32.max), radix: 16))", keys: keys, redis: leaseRedis, bell: bell,
-      logger: logger)
+      logger: logger, metrics: metrics, hasDescriptors: Kernel.hasDescriptors)
     var configuration = SupervisorConfiguration(
       pools: settings.pools, routes: settings.routes, apiKeys: apiKeys, portRange: settings.portRange, host: host,
       concurrentLaunches: settings.concurrentLaunches, drainMilliseconds: settings.drainSeconds * 1_000)
@@ -105,6 +106,7 @@ struct ControlPlane {
         ),
         .init(
           service: KeysKeeper(file: settings.keysFile, keys: apiKeys, metrics: metrics, bell: bell, logger: logger)),
+        .init(service: DiskKeeper(directory: process.state, metrics: metrics, logger: logger)),
         .init(service: RESTService(server: server)),
       ],
       gracefulShutdownSignals: [.sigterm, .sigint], logger: quietLogger)
@@ -123,17 +125,25 @@ struct ControlPlane {
     return logger
   }
 
-  private func makeRuntime(_ logger: Logger) throws -> RuntimeSet {
-    let process: ProcessRuntime
+  private func makeProcessRuntime() throws -> ProcessRuntime {
+    do { return try ProcessRuntime(stateDirectory: settings.stateDirectory, environment: environment) } catch {
+      throw unusable(error)
+    }
+  }
+
+  private func unusable(_ error: KernelError) -> StartProblem {
+    StartProblem("the state directory cannot be used (--state-directory): \(error.description)")
+  }
+
+  private func makeRuntime(_ process: ProcessRuntime, _ logger: Logger) throws -> RuntimeSet {
     var fixed: StaticRuntime?
-    do {
-      process = try ProcessRuntime(stateDirectory: settings.stateDirectory, environment: environment)
+    do throws(KernelError) {
       if settings.pools.contains(where: { $0.runtime.isFixed }) {
         fixed = try StaticRuntime(
           pools: settings.pools, stateDirectory: settings.stateDirectory, environment: environment, logger: logger)
       }
     } catch {
-      throw StartProblem("the state directory cannot be used (--state-directory): \(error.description)")
+      throw unusable(error)
     }
     for spec in settings.pools where spec.runtime.isProcess {
       if case .failure(let failure) = process.program(of: spec) { throw StartProblem(failure.description) }

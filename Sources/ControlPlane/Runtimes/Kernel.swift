@@ -8,7 +8,13 @@ private import Glibc
 package struct KernelError: Error, Equatable, Sendable, CustomStringConvertible {
   package let call: String
   package let code: Int32
-  package var description: String { "\(call): \(unsafe String(cString: strerror(code)))" }
+  package init(call: String, code: Int32) {
+    self.call = call
+    self.code = code
+  }
+  package var description: String {
+    "\(call): \(unsafe String(cString: strerror(code)))" + (diskAdvice.map { "; " + $0 } ?? "")
+  }
 }
 
 package enum Kernel {
@@ -167,15 +173,22 @@ package enum Kernel {
 
   /// The last bytes of a file.
   static func readEnd(_ path: String, bytes: Int) -> [UInt8]? {
-    var info = stat()
-    guard unsafe stat(path, &info) == 0 else { return nil }
-    return read(path, from: max(0, Int(info.st_size) - bytes), limit: bytes)
+    guard let size = size(of: path) else { return nil }
+    return read(path, from: max(0, size - bytes), limit: bytes)
   }
 
-  /// Empties a log that has grown beyond `limit` bytes.
-  static func empty(_ path: String, above limit: Int) {
+  package static func size(of path: String) -> Int? {
     var info = stat()
-    if unsafe stat(path, &info) == 0 && info.st_size > limit { _ = unsafe truncate(path, 0) }
+    return unsafe stat(path, &info) == 0 ? Int(info.st_size) : nil
+  }
+
+  static func empty(_ path: String) { _ = unsafe truncate(path, 0) }
+
+  /// Adds bytes to a file, as many as it takes.
+  static func append(_ bytes: [UInt8], to path: String) {
+    guard !bytes.isEmpty, let file = try? openLog(path) else { return }
+    defer { close(file) }
+    _ = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(file, $0.baseAddress, $0.count) }
   }
 
   /// SIGUSR1, SIGUSR2 and SIGALRM, which a log rotation for all daemons may send, do not end this process. What it starts
@@ -201,6 +214,18 @@ package enum Kernel {
       unsafe getrlimit(resource, &limit)
     }
     return Int(min(limit.rlim_cur, 1 << 20))
+  }
+
+  /// Whether as many descriptors can be opened as a launch needs at a time.
+  package static func hasDescriptors() -> Bool {
+    var opened: [Int32] = []
+    defer { for descriptor in opened { close(descriptor) } }
+    for _ in 0..<4 {
+      let descriptor = unsafe open("/dev/null", O_RDONLY | O_CLOEXEC)
+      guard descriptor >= 0 else { return errno != EMFILE && errno != ENFILE }
+      opened.append(descriptor)
+    }
+    return true
   }
 
   static func close(_ descriptor: Int32) { _ = Glibc.close(descriptor) }

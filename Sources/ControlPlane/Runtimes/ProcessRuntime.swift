@@ -1,6 +1,7 @@
 // Instances as processes of this host: each one leads a session of its own, lives in a directory of its own below
-// <state>/instances/<id> (profile, tmp, log, instance.json), and bears BERTH_INSTANCE and BERTH_STATE in its environment,
-// so that it can be found again by whoever follows a control plane that died. ProcessRuntime+Stop.swift ends them.
+// <state>/instances/<id> (profile, tmp, log, log.1, instance.json), and bears BERTH_INSTANCE and BERTH_STATE in its
+// environment, so that it can be found again by whoever follows a control plane that died. ProcessRuntime+Stop.swift
+// ends them.
 package import Domain
 import JSON
 package import Routing
@@ -19,8 +20,6 @@ package final class ProcessRuntime: Runtime {
 
   /// How often a starting instance is looked at.
   private static let readinessPollMilliseconds = 10
-  /// A log beyond this is emptied at the next health check: it is for telling why a launch failed.
-  private static let maximumLogBytes = 8 << 20
 
   static let instanceVariable = "BERTH_INSTANCE"
   static let generationVariable = "BERTH_GENERATION"
@@ -40,6 +39,7 @@ package final class ProcessRuntime: Runtime {
   }
 
   func directory(of id: String) -> String { "\(state)/instances/\(id)" }
+  private func log(of id: String) -> String { directory(of: id) + "/log" }
 
   /// The longest TMPDIR with which Chrome can make its sockets below it: an address has 107 bytes, and Chrome adds
   /// `/org.chromium.Chromium.123456/SingletonSocket`.
@@ -100,7 +100,8 @@ package final class ProcessRuntime: Runtime {
         try Kernel.makeDirectory(directory + "/tmp")
         let temporary = self.temporaryPath(of: plan.id)
         if temporary.isLink { try Kernel.link(temporary.path, to: directory + "/tmp") }
-        let log = try Kernel.openLog(directory + "/log")
+        try Disk.check(directory)
+        let log = try Kernel.openLog(self.log(of: plan.id))
         defer { Kernel.close(log) }
         let pid = try Kernel.spawn(
           file, arguments: arguments, environment: environment, directory: directory, output: log)
@@ -186,11 +187,12 @@ package final class ProcessRuntime: Runtime {
     let probe = Deadline(milliseconds: min(deadline.millisecondsLeft, spec.health.timeoutMilliseconds))
     do {
       guard spec.kind == .cdp else {
+        InstanceLog.cut(log(of: record.id))
         _ = try HealthProbe.identify(record.host, record.port, spec: spec, deadline: probe)
         // An answer that came while the process was dying was somebody else's.
         return isAlive(record) ? .ready(nil) : .waiting(nil)
       }
-      switch Chrome.announcement(in: Kernel.read(directory(of: record.id) + "/log") ?? []) {
+      switch Chrome.announcement(in: Kernel.read(log(of: record.id)) ?? []) {
       case .none: return .waiting("it has not said that it listens")
       case .portTaken: return .failed(LaunchFailure(.portTaken, "something else listens at port \(record.port)"))
       case .listening(let port, let browser):
@@ -208,7 +210,7 @@ package final class ProcessRuntime: Runtime {
   }
 
   private func logTail(of id: String) -> [String] {
-    LogTail.lines(of: Kernel.readEnd(directory(of: id) + "/log", bytes: 16_384) ?? [])
+    LogTail.lines(of: InstanceLog.end(log(of: id), bytes: 16_384))
   }
 
   package func lastLines(of record: InstanceRecord) async -> [String] {
@@ -236,7 +238,7 @@ package final class ProcessRuntime: Runtime {
 
   package func check(_ record: InstanceRecord, spec: PoolSpec, depth: HealthDepth) async -> HealthProblem? {
     await HealthProbe.pool.run {
-      Kernel.empty(self.directory(of: record.id) + "/log", above: Self.maximumLogBytes)
+      InstanceLog.cut(self.log(of: record.id))
       guard self.isAlive(record) else { return HealthProblem(.process, "its process has ended") }
       return HealthProbe.check(record, spec: spec, depth: depth)
     }

@@ -120,6 +120,10 @@ package final class ControlMetrics: Sendable {
     /// nil while another one leads, or nobody.
     package var standing: LeaderStanding?
     package var terms = 0
+    /// No files and sockets can be opened, for some seconds already.
+    package var isShortOfDescriptors = false
+    /// Times that this control plane let others lead because of that.
+    package var leadsGivenUp = 0
     /// One look of the leader at everything, with what it does at once, seconds.
     package var looks = Histogram(bounds: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5])
     package var failedLooks = 0
@@ -128,6 +132,8 @@ package final class ControlMetrics: Sendable {
     package var redisCommands = 0
     package var redisFailures = 0
     package var isRedisConnected = false
+    /// Why the state directory cannot be written, and what to do; nil while it can.
+    package var diskProblem: String?
     package var keysFileReloads = 0
     package var keysFileFailures = 0
     /// Answers of REST by the first digit of their status.

@@ -1,6 +1,7 @@
 // Whether this control plane leads. A task of its own renews the lease, so that a long reconcile does not lose it; the
 // supervisor asks before everything that only a leader may do.
 package import Logging
+import Posix
 package import Redis
 package import Routing
 package import State
@@ -18,12 +19,17 @@ package actor LeaderLease {
   /// Four renewals may fail before the lease is lost.
   private static let renewMilliseconds = 1_000
   private static let campaignMilliseconds = 250
+  /// One without descriptors leaves others so much time to take the lead, and leads itself when nobody does.
+  private static let shortMilliseconds = 3_000
 
   package nonisolated let id: String
   private let leadership: Leadership
   private let redis: RedisClient
   private let bell: WakeBell
   private let logger: Logger
+  private let metrics: ControlMetrics?
+  private let hasDescriptors: @Sendable () -> Bool
+  private var descriptors = DescriptorWatch()
 
   private var term: Term?
   private var terms = 0
@@ -34,12 +40,18 @@ package actor LeaderLease {
   /// Another one has led since this one last did.
   package private(set) var anotherLeads = false
 
-  package init(id: String, keys: Keys, redis: RedisClient, bell: WakeBell, logger: Logger) {
+  /// `hasDescriptors`: whether this process can open files and sockets just now.
+  package init(
+    id: String, keys: Keys, redis: RedisClient, bell: WakeBell, logger: Logger, metrics: ControlMetrics? = nil,
+    hasDescriptors: @escaping @Sendable () -> Bool = { true }
+  ) {
     self.id = id
     leadership = Leadership(keys: keys)
     self.redis = redis
     self.bell = bell
     self.logger = logger
+    self.metrics = metrics
+    self.hasDescriptors = hasDescriptors
   }
 
   /// The term while this control plane leads for certain; nil when another may.
@@ -48,10 +60,34 @@ package actor LeaderLease {
   /// Campaigns and renews until ``resign()`` or cancellation.
   package func run() async {
     while !resigned && !Task.isCancelled {
+      await lookAtDescriptors()
+      guard !Task.isCancelled else { return }
       await step()
-      let pause = term == nil ? Self.campaignMilliseconds : Self.renewMilliseconds
+      let campaign = descriptors.isShort ? Self.shortMilliseconds : Self.campaignMilliseconds
+      let pause = term == nil ? campaign : Self.renewMilliseconds
       do { try await Task.sleep(for: .milliseconds(pause)) } catch { return }
     }
+  }
+
+  /// A leader without descriptors gives the lease up. Who is short comes after the others: see ``shortMilliseconds``.
+  private func lookAtDescriptors() async {
+    let now = Clock.monotonicMilliseconds
+    switch descriptors.look(hasRoom: hasDescriptors(), at: now) {
+    case .none: break
+    case .short:
+      metrics?.count { $0.isShortOfDescriptors = true }
+      logger.error(
+        "no descriptors are left: nothing can be launched or checked; raise the limit of open files (LimitNOFILE)")
+    case .recovered:
+      metrics?.count { $0.isShortOfDescriptors = false }
+      logger.notice("descriptors are free again")
+    }
+    guard !resigned, let held = term, descriptors.givesUp(at: now) else { return }
+    term = nil
+    bell.ring()
+    metrics?.count { $0.leadsGivenUp += 1 }
+    await giveBack(held, because: "no descriptors are left")
+    try? await Task.sleep(for: .milliseconds(Self.shortMilliseconds))
   }
 
   private func step() async {
@@ -106,9 +142,14 @@ package actor LeaderLease {
     resigned = true
     guard let held = term else { return }
     term = nil
+    await giveBack(held, because: "this control plane ends")
+  }
+
+  private func giveBack(_ held: Term, because reason: String) async {
     do throws(RedisError) {
       try await redis.run(leadership.resign(id: id, fence: held.fence))
-      logger.notice("the leader lease is given up", metadata: ["token": "\(held.fence.token)"])
+      logger.notice(
+        "the leader lease is given up", metadata: ["token": "\(held.fence.token)", "reason": "\(reason)"])
     } catch {
       logger.warning("the leader lease ends by itself", metadata: ["error": "\(error)"])
     }

@@ -176,7 +176,7 @@ private final class AccessLogCore: Sendable {
     case .written: break
     case .failed(let code, let lines):
       lost = lines
-      progress.reason = Errno.text(code)
+      progress.reason = AccessLogFile.reason(code)
     case .abandoned(let lines):
       lost = lines
       progress.reason = "its reader did not read until the end"
@@ -192,7 +192,7 @@ private final class AccessLogCore: Sendable {
     log.error(
       "lines of the access log were lost",
       [
-        "count": .int(lost - progress.toldLoss),
+        "count": .int(lost - progress.toldLoss), "file": .string(file.name),
         "reason": .string(progress.reason ?? "more requests than the disk or reader takes"),
       ])
     progress.toldLoss = lost

@@ -31,6 +31,19 @@ final class AccessLogFile: @unchecked Sendable {
     self.isRegular = isRegular
   }
 
+  /// For people.
+  var name: String { if case .file(let path) = destination { path } else { "standard output" } }
+
+  /// What went wrong, and for a disk that takes no more, what to do.
+  static func reason(_ code: Int) -> String {
+    switch Int32(-code) {
+    case ENOSPC: Errno.text(code) + "; free some space there, or give --access-log another place"
+    case EDQUOT: Errno.text(code) + "; raise the quota of Berth's user, or give --access-log another place"
+    case EROFS: Errno.text(code) + "; mount it writable, or give --access-log another place"
+    default: Errno.text(code)
+    }
+  }
+
   deinit { if descriptor > 2 { Socket.close(descriptor) } }
 
   private static func open(_ destination: AccessLogDestination) throws(EngineError) -> (Int32, isRegular: Bool) {
@@ -39,7 +52,7 @@ final class AccessLogFile: @unchecked Sendable {
       // Without O_NONBLOCK a FIFO would wait for its reader.
       descriptor = unsafe Glibc.open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0o640)
       guard descriptor >= 0 else {
-        throw EngineError(description: "the access log \(path) cannot be opened: \(Errno.text(Int(-errno)))")
+        throw EngineError(description: "the access log \(path) cannot be opened: \(Self.reason(Int(-errno)))")
       }
     }
     var status = stat()

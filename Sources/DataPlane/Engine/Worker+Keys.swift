@@ -56,18 +56,27 @@ extension Worker {
 
   /// Whether a page in somebody's browser may ask for this. Browsers send an Origin with every WebSocket, and with whatever
   /// else is no plain GET of the page's own, and ask nobody for permission first (RFC 6455 §10.2, Fetch §3.1), so a page of
-  /// anybody's could drive the browsers of a Berth that its reader can reach. Programs send none. A key, or the id of a
-  /// session that was made over REST, is permission enough.
+  /// anybody's could drive the browsers of a Berth that its reader can reach. An image of `/json/version` has none: its page
+  /// cannot read the answer, but every one would take a slot. Programs send neither Origin nor Sec-Fetch-Site. A key, or the
+  /// id of a session that was made over REST, is permission enough.
   func trustsOrigin(_ fd: Int32, route: Int) -> Bool {
-    guard let origin = s.head.value(of: .origin) else { return true }
     let bytes = s.slab[fd].inbound.span
+    guard let origin = s.head.value(of: .origin) else {
+      guard s.head.comesFromAnotherOrigin(bytes) else { return true }
+      return lists(s.head.refererOrigin(bytes), fd, route: route)
+    }
     let compiled = s.table.routes[route]
     // A name that leads here need not be ours: its owner can point it at any address (DNS rebinding).
     if compiled.namesHost || s.head.namesHostByAddress(bytes), s.head.originIsOwn(bytes, origin) { return true }
+    return lists(origin, fd, route: route)
+  }
+
+  /// Whether a route lists the origin of a page; nil = one that does not say, which only `*` stands for.
+  private func lists(_ origin: Slice?, _ fd: Int32, route: Int) -> Bool {
     let allowed = s.table.routeRecords[route].origins
     guard !allowed.isEmpty else { return false }
-    let text = text(fd, origin).lowercased()
-    return allowed.contains { $0 == "*" || $0 == text }
+    let name = origin.map { text(fd, $0).lowercased() }
+    return allowed.contains { $0 == "*" || $0 == name }
   }
 
   func refuseOrigin(_ fd: Int32) {

@@ -54,6 +54,26 @@ package struct Events: Sendable {
 }
 
 extension Events {
+  /// Redis gives events its own clock's time, hosts give sessions theirs; the two should agree within a second.
+  private static let clocksApart = 2_000
+  /// As many are looked through: those of some seconds at hundreds of sessions a second.
+  private static let looksAt = 2_000
+
+  /// Why a session ended at this time; nil when that is forgotten, or too much happened around it.
+  package func end(of session: String, at time: Int) -> Command<String?> {
+    let words = [
+      "XRANGE", keys.events, String(max(0, time - Self.clocksApart)), String(time + Self.clocksApart), "COUNT",
+      String(Self.looksAt),
+    ]
+    return Command(.words(words), mayRepeat: true) { (reply: Reply) throws(StateError) -> String? in
+      for entry in try reply.streamEntries(of: "events") {
+        let event = try Event(entry: entry)
+        if event.type == "session.ended", event.id == session { return event.reason }
+      }
+      return nil
+    }
+  }
+
   /// The events after the one with this id, the oldest first.
   package func after(_ streamID: String, count: Int) -> Command<[Event]> {
     Command(.words(["XRANGE", keys.events, "(" + streamID, "+", "COUNT", String(count)]), mayRepeat: true) {

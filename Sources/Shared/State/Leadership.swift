@@ -93,6 +93,12 @@ package struct Leadership: Sendable {
     }
   }
 
+  /// Changes nothing, and fails with Redis' own words where a write would: an empty piece of a string is written nowhere
+  /// (SETRANGE), but Redis refuses the command when it is out of memory, a replica, or cannot save.
+  package func write() -> Command<Void> {
+    Command(.words(["SETRANGE", keys.leader, "0", ""]), mayRepeat: true, parse: Read.nothing())
+  }
+
   private static func leader(_ reply: Reply) throws(StateError) -> Leader? {
     if case .null = reply { return nil }
     let text = try reply.string(of: "leader")

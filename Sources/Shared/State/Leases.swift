@@ -111,6 +111,11 @@ package struct Leases: Sendable {
     keys.call(Self.viewScript, now: 0, [session], parse: Self.optionalView)
   }
 
+  /// When a session ended, of those of the last minutes; nil when it lives, never was, or that is forgotten.
+  package func ended(session: String) -> Command<Int?> {
+    Command(.words(["ZSCORE", keys.ended, session]), mayRepeat: true, parse: Read.optionalInt("ended"))
+  }
+
   private static let optionalView: @Sendable (Reply) throws(StateError) -> SessionView? = {
     (reply: Reply) throws(StateError) -> SessionView? in
     try reply.list(of: "session").first.map { (view) throws(StateError) in try SessionView(view) }

@@ -72,8 +72,10 @@ extension Replicas {
     local id = ARGV[5]
     -- A beat that is sent again after a lost answer finds `since` equal to its own time, and so answers as before.
     local since = call('ZSCORE', replicas_key, id) and call('HGET', replica_key(id), 'since') or whole(now)
-    call('ZADD', replicas_key, 'GT', now, id)
+    -- First what takes no memory: a script that has written may go on in a Redis that is full, and a beat that was refused
+    -- there would make a living replica look dead, whose sessions would be ended.
     call('DEL', replica_key(id))
+    call('ZADD', replicas_key, 'GT', now, id)
     local last = 6 + 2 * tonumber(ARGV[6])
     for i = 7, last, 2 do call('HSET', replica_key(id), ARGV[i], ARGV[i + 1]) end
     call('HSET', replica_key(id), 'at', whole(now), 'since', since)

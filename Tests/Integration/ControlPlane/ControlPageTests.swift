@@ -7,9 +7,11 @@ import TestSupport
 import Testing
 
 @Suite struct ControlPageTests {
-  private func refusal(_ guarded: PageGuard, _ authority: String?, _ origin: String? = nil) -> Int? {
+  private func refusal(
+    _ guarded: PageGuard, _ authority: String?, _ origin: String? = nil, site: String? = nil
+  ) -> Int? {
     do throws(Refusal) {
-      try guarded.check(authority: authority, origin: origin)
+      try guarded.check(authority: authority, origin: origin, site: site)
       return nil
     } catch { return error.status }
   }
@@ -38,6 +40,18 @@ import Testing
     #expect(refusal(guarded, "evil.example", "http://evil.example") == (asksForKeys ? nil : 403))
   }
 
+  /// Images, frames and links of other pages have no Origin; browsers say whose they are.
+  @Test(arguments: [true, false]) func otherPagesAskNothingWithoutAnOriginEither(asksForKeys: Bool) {
+    let guarded = PageGuard(asksForKeys: asksForKeys, names: [])
+    for site in ["same-origin", "none", "None", "", "anything"] {
+      #expect(refusal(guarded, "127.0.0.1:3000", site: site) == nil, "\(site)")
+    }
+    for site in ["cross-site", "same-site", "Cross-Site"] {
+      #expect(refusal(guarded, "127.0.0.1:3000", site: site) == 403, "\(site)")
+    }
+    #expect(refusal(guarded, "127.0.0.1:3000", "http://127.0.0.1:3000", site: "same-origin") == nil)
+  }
+
   @Test(arguments: [
     ("https://b.example", "b.example"), ("http://B.example:8080/x", "b.example"), ("http://[::1]:80", "[::1]"),
     ("", ""),
@@ -53,6 +67,11 @@ import Testing
     #expect(named.status == 403)
     #expect(named.json["error"]?.string?.contains("allowedHosts") == true)
     #expect(try await api.ask("GET", "/api/sessions", host: "b.example").status == 200)
+    let image = try await api.ask("GET", "/api/sessions", headers: ["Sec-Fetch-Site": "cross-site"])
+    #expect(image.status == 403)
+    #expect(image.json["error"]?.string?.contains("open the address by itself") == true)
+    #expect(try await api.ask("GET", "/api/sessions", headers: ["sec-fetch-site": "none"]).status == 200)
+    #expect(try await api.ask("GET", "/api/health", headers: ["Sec-Fetch-Site": "cross-site"]).status == 200)
     // Probes are asked by whatever name.
     #expect(try await api.ask("GET", "/api/health", host: "evil.example").status == 200)
   }

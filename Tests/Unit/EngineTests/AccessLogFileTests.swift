@@ -88,6 +88,25 @@ struct AccessLogFileTests {
     #expect(log.lost == 60 && log.written == 0 && log.dropped == 0)
   }
 
+  @Test("a full disk is named with its file and what to do")
+  func fullDiskIsNamed() throws {
+    let directory = Basics.Directory()
+    let told = directory.path + "/told"
+    let output = unsafe open(told, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+    try #require(output >= 0)
+    defer { close(output) }
+    let log = try AccessLog(
+      .file("/dev/full"), workers: 1, labels: LabeledMetrics(workers: 1),
+      log: LogWriter(fileDescriptor: output, level: .error))
+    write(log, 0..<3)
+    #expect(log.close(timeoutMilliseconds: 10_000))
+    try waitUntil("it is told") { readFile(told)?.contains("\n") == true }
+    let line = try JSON(parsing: Array((readFile(told) ?? "").utf8.prefix { $0 != UInt8(ascii: "\n") }))
+    #expect(line["file"] == "/dev/full" && line["count"] == 3)
+    #expect(
+      line["reason"] == "No space left on device; free some space there, or give --access-log another place", "\(line)")
+  }
+
   @Test("a line that was cut by a failure does not spoil the one after it")
   func tornLine() throws {
     let directory = Basics.Directory()
