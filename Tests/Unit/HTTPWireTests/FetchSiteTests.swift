@@ -17,6 +17,9 @@ import Testing
     ("Sec-Fetch-Site:\r\n", false), ("Sec-Fetch-Mode: cross-site\r\n", false),
     // Two of them: whichever says it.
     ("Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n", true),
+    ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: document\r\n", false),
+    ("Sec-Fetch-Dest: Document\r\nSec-Fetch-Site: cross-site\r\n", false),
+    ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: iframe\r\n", true),
   ])
   func otherOriginsAreSeen(_ fields: String, _ isOther: Bool) {
     #expect(parsed(fields) { head, bytes in head.comesFromAnotherOrigin(bytes) } == isOther)
