@@ -137,7 +137,7 @@ final class EngineRelay: @unchecked Sendable {
     target = "UNIX-CONNECT:\(engine.socket)"
     try restore()
     // Who comes too early places everything elsewhere.
-    let limit = Deadline(milliseconds: 10_000)
+    let limit = Deadline(milliseconds: 60_000)
     while !FileManager.default.fileExists(atPath: path), !limit.hasPassed { usleep(5_000) }
   }
 
