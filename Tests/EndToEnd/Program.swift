@@ -102,7 +102,7 @@ final class Program: Sendable {
       _ = try await ended(within: seconds)
     } catch {
       signal(SIGKILL)
-      _ = try await ended(within: 10)
+      _ = try await ended(within: 60)
       throw error
     }
   }
