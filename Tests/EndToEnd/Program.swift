@@ -96,7 +96,7 @@ final class Program: Sendable {
   }
 
   /// Ends it in order, and by force when it takes longer than `seconds`.
-  func stop(within seconds: Double = 45) async throws {
+  func stop(within seconds: Double = 120) async throws {
     signal(SIGTERM)
     do {
       _ = try await ended(within: seconds)

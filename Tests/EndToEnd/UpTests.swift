@@ -29,7 +29,7 @@ extension EndToEnd {
           second.output.contains("already running") && second.output.contains("pid \(up.pid)"), "\(second.output)")
 
         up.signal(SIGINT)
-        #expect(try await up.ended(within: 60) == .exited(0))
+        #expect(try await up.ended(within: 120) == .exited(0))
         try await home.isClean()
         #expect(FileManager.default.fileExists(atPath: home.directory + "/.berth/redis/appendonlydir"))
 
@@ -37,7 +37,7 @@ extension EndToEnd {
         let again = try home.start("again")
         try await home.isReady(again)
         again.signal(SIGTERM)
-        #expect(try await again.ended(within: 60) == .exited(0))
+        #expect(try await again.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }
@@ -76,7 +76,7 @@ extension EndToEnd {
             ? () : nil
         }
         up.signal(SIGINT)
-        #expect(try await up.ended(within: 60) == .exited(0))
+        #expect(try await up.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }
@@ -96,7 +96,7 @@ extension EndToEnd {
         let next = try home.start("next")
         try await home.isReady(next)
         next.signal(SIGINT)
-        #expect(try await next.ended(within: 60) == .exited(0))
+        #expect(try await next.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }

@@ -152,7 +152,10 @@ final class EngineRelay: @unchecked Sendable {
     try restore()
   }
 
-  deinit { cut() }
+  deinit {
+    cut()
+    if case .unix(let path) = endpoint { unsafe unlink(path) }
+  }
 
   /// From now on nobody gets through, and those who are through are cut off.
   func cut() {
