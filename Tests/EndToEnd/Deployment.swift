@@ -25,8 +25,9 @@ final class Deployment {
   /// Variables of the control plane and the replicas.
   private let environment: [String: String]
 
-  /// A Chrome starts in a tenth of a second on an idle machine; the bound is for one that does everything at once.
-  static let patience = 90.0
+  /// A Chrome starts in a tenth of a second on an idle machine; the bound is for one that does everything at once, and for a
+  /// Chrome that hangs at its start, which is replaced after half a minute.
+  static let patience = 120.0
 
   /// For tests whose clients only ask where a browser is: at the end nothing may be held any more, and what discovery keeps
   /// for them is held for ten seconds otherwise.
@@ -165,8 +166,10 @@ final class Deployment {
 
   /// Redis, the processes and the promises agree: nothing is held, and what is there is what should be.
   func settles() async throws {
-    try await eventually("no lease is held", show: control) { try self.leases() == 0 && self.waiting() == 0 ? () : nil }
-    try await eventually("ports, records and processes agree", show: control) {
+    try await eventually("no lease is held", within: Deployment.patience, show: control) {
+      try self.leases() == 0 && self.waiting() == 0 ? () : nil
+    }
+    try await eventually("ports, records and processes agree", within: Deployment.patience, show: control) {
       let instances = try self.instances()
       let ports = try self.allocatedPorts()
       let isQuiet = !instances.isEmpty && instances.allSatisfy { $0.state == .ready }
@@ -190,7 +193,7 @@ final class Deployment {
 
   private func nothingIsLeft() async throws {
     do {
-      try await eventually("no process is left", within: 10) { Machine.processes(marked: self.directory).isEmpty }
+      try await eventually("no process is left", within: 60) { Machine.processes(marked: self.directory).isEmpty }
     } catch {
       throw Failure("left behind:\n" + Machine.processes(marked: directory).map(\.description).joined(separator: "\n"))
     }

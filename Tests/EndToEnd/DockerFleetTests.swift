@@ -49,7 +49,7 @@ extension EndToEnd {
         let clients = SlotClients(2, pool: "chrome", areProcesses: false, redis: redis.unixURL, seed: seed)
         for round in 0..<3 {
           try await Task.sleep(for: .milliseconds(Int.random(in: 500...2_500, using: &random)))
-          let leader = try await eventually("somebody leads", within: 20) { fleet.leader }
+          let leader = try await eventually("somebody leads", within: 60) { fleet.leader }
           // Long enough for another one to lead, while a container is being made or removed as like as not.
           let milliseconds = Int.random(in: 5_000...8_000, using: &random)
           switch round % 3 {
@@ -63,15 +63,17 @@ extension EndToEnd {
             proxies[leader].set(.open)
           default:
             fleet.controls[leader].signal(SIGKILL)
-            _ = try await fleet.controls[leader].ended(within: 10)
+            _ = try await fleet.controls[leader].ended(within: 60)
             try fleet.restartControl(leader)
           }
           let before = clients.served
-          try await eventually("clients are served again", within: 90) { clients.served >= before + 2 }
+          try await eventually("clients are served again", within: Deployment.patience) { clients.served >= before + 2 }
         }
         let (served, violations) = try await clients.stop()
         #expect(violations.isEmpty, "\(violations)")
-        try await eventually("there is one container for each record", within: 60, show: fleet.controls[0]) {
+        try await eventually(
+          "there is one container for each record", within: Deployment.patience, show: fleet.controls[0]
+        ) {
           let instances = try #require(fleet.instances())
           let containers = try Docker.containers(owner, at: engine)
           return !instances.isEmpty && instances.allSatisfy { $0.state == .ready }

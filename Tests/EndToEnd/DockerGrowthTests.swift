@@ -87,7 +87,7 @@ extension EndToEnd {
           try deployment.readyInstances() == 2 ? () : nil
         }
         let first = try deployment.instances()
-        try await eventually("both replicas route to them", within: 30, show: deployment.control) {
+        try await eventually("both replicas route to them", within: 60, show: deployment.control) {
           deployment.admin.allSatisfy {
             (HTTP.get($0, "/routes")?.text ?? "").components(separatedBy: "\"state\":\"ready\"").count == 3
           } ? () : nil
@@ -98,7 +98,7 @@ extension EndToEnd {
         let events = {
           try deployment.redis.connect().run(Events(keys: Keys()).recent(count: 1_000))
         }
-        try await eventually("both have been replaced", within: 150, show: deployment.control) {
+        try await eventually("both have been replaced", within: 300, show: deployment.control) {
           for load in loads { if let failure = load.failures.first { throw Failure(failure) } }
           let gone = Set(try events().filter { $0.type == "instance.removed" }.map(\.id))
           return first.allSatisfy { gone.contains($0.id) } ? () : nil

@@ -17,8 +17,8 @@ extension EndToEnd {
         let leader = try #require(berth.leader)
         berth.control.signal(SIGKILL)
         berth.replicas[other].signal(SIGKILL)
-        #expect(try await berth.control.ended(within: 10) == .killed(SIGKILL))
-        #expect(try await berth.replicas[other].ended(within: 10) == .killed(SIGKILL))
+        #expect(try await berth.control.ended(within: 60) == .killed(SIGKILL))
+        #expect(try await berth.replicas[other].ended(within: 60) == .killed(SIGKILL))
         try await script.works(rounds: 30)
 
         try berth.restartControl()
@@ -39,7 +39,7 @@ extension EndToEnd {
         let own = try await holder(in: berth)
         berth.replicas[own].signal(SIGKILL)
         #expect(try await script.program.ended(within: 60) != .exited(0), "its socket is gone")
-        try await eventually("the lease comes back", within: 30, show: berth.control) {
+        try await eventually("the lease comes back", within: 60, show: berth.control) {
           try berth.leases() == 0 ? () : nil
         }
         // The replica that is left serves whoever comes next.
@@ -56,7 +56,7 @@ extension EndToEnd {
         let before = Set(berth.browsers().map(\.pid))
         let leader = try #require(berth.leader)
         berth.control.signal(SIGKILL)
-        #expect(try await berth.control.ended(within: 10) == .killed(SIGKILL))
+        #expect(try await berth.control.ended(within: 60) == .killed(SIGKILL))
         try berth.restartControl()
         try await berth.newLeader(after: leader)
         try await berth.settles()

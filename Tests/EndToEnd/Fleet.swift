@@ -134,7 +134,7 @@ final class Fleet {
     let last = leader ?? 0
     for index in controls.indices where index != last { try await controls[index].stop() }
     try await controls[last].stop()
-    try await eventually("no process is left", within: 20) { Machine.processes(marked: self.directory).isEmpty }
+    try await eventually("no process is left", within: 60) { Machine.processes(marked: self.directory).isEmpty }
     try FileManager.default.removeItem(atPath: directory)
   }
 

@@ -46,7 +46,7 @@ final class SlotClients: Sendable {
 
   func stop() async throws -> (served: Int, violations: [String]) {
     isOver.store(true, ordering: .relaxed)
-    try await eventually("the clients end", within: 30) { self.tally.withLock { $0.running == 0 } }
+    try await eventually("the clients end", within: 60) { self.tally.withLock { $0.running == 0 } }
     return tally.withLock { ($0.served, $0.violations) }
   }
 

@@ -45,7 +45,7 @@ extension EndToEnd {
           switch fault {
           case .kill:
             fleet.controls[victim].signal(SIGKILL)
-            _ = try await fleet.controls[victim].ended(within: 10)
+            _ = try await fleet.controls[victim].ended(within: 60)
             try await Task.sleep(for: .milliseconds(milliseconds / 2))
             try fleet.restartControl(victim)
           case .pause:
@@ -124,7 +124,7 @@ extension EndToEnd {
           (fleet.instances() ?? []).count { $0.state == .ready } == 8
         }
         let clients = HoldingClients(12, port: fleet.dataPort, seed: seed)
-        try await eventually("the load runs", within: 30) { clients.now.served >= 12 }
+        try await eventually("the load runs", within: 60) { clients.now.served >= 12 }
         var recoveries: [Int] = []
         for round in 0..<(loss == .failOver ? 2 : 3) {
           let lost: Int
@@ -138,7 +138,7 @@ extension EndToEnd {
             try redis.command("SAVE")
             // Slots change hands, and Redis forgets it.
             let before = clients.now.served
-            try await eventually("clients come and go", within: 30) { clients.now.served >= before + 12 }
+            try await eventually("clients come and go", within: 60) { clients.now.served >= before + 12 }
             redis.kill()
             lost = Clock.monotonicMilliseconds
             try redis.start()
@@ -226,7 +226,7 @@ private final class PortWatch: Sendable {
 
   func stop() async throws -> (problems: [String], most: Int) {
     isOver.store(true, ordering: .relaxed)
-    try await eventually("the watch ends", within: 20) { self.state.withLock { !$0.isRunning } }
+    try await eventually("the watch ends", within: 60) { self.state.withLock { !$0.isRunning } }
     return state.withLock { ($0.problems, $0.most) }
   }
 }

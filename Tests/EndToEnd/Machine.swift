@@ -50,8 +50,8 @@ enum Machine {
 
   // MARK: Ports
 
-  /// Below the kernel's range for outgoing connections (32768 and up), so that none of those takes one meanwhile; each
-  /// number is given once in a run.
+  /// Below the kernel's range for outgoing connections (32768 and up), so that none of those takes one meanwhile, and below
+  /// the ports of RedisFixture, which may be started between the look and the use.
   private static let nextPort = Mutex(10_000 + Int.random(in: 0..<8_000))
 
   static func freePort() throws -> Int { try freePorts(1).lowerBound }
@@ -60,14 +60,14 @@ enum Machine {
   static func freePorts(_ count: Int) throws -> ClosedRange<Int> {
     for _ in 0..<1000 {
       let first = nextPort.withLock { next in
-        if next + count > 32_000 { next = 10_000 }
+        if next + count > 20_000 { next = 10_000 }
         defer { next += count }
         return next
       }
       let range = first...(first + count - 1)
       if range.allSatisfy(isFree) { return range }
     }
-    throw Failure("no \(count) free ports between 10000 and 32000")
+    throw Failure("no \(count) free ports between 10000 and 20000")
   }
 
   static func isFree(_ port: Int) -> Bool {

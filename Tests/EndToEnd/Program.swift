@@ -96,13 +96,13 @@ final class Program: Sendable {
   }
 
   /// Ends it in order, and by force when it takes longer than `seconds`.
-  func stop(within seconds: Double = 45) async throws {
+  func stop(within seconds: Double = 120) async throws {
     signal(SIGTERM)
     do {
       _ = try await ended(within: seconds)
     } catch {
       signal(SIGKILL)
-      _ = try await ended(within: 10)
+      _ = try await ended(within: 60)
       throw error
     }
   }

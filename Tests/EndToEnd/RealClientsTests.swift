@@ -130,7 +130,7 @@ extension EndToEnd {
             ], "\(base)")
         }
         // None of them lingers.
-        try await eventually("all tunnels have ended", within: 30) { site.metric("berth_tunnels") == 0 }
+        try await eventually("all tunnels have ended", within: 60) { site.metric("berth_tunnels") == 0 }
       }
     }
 

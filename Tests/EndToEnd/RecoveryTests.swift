@@ -59,7 +59,7 @@ extension EndToEnd {
       var times: [Int] = []
       try await Self.with(Fleet.box("min: 2", "max: 4"), redis: redis, controls: 3) { fleet in
         for _ in 0..<Self.runs {
-          try await eventually("somebody leads", within: 20) { fleet.leader != nil }
+          try await eventually("somebody leads", within: 60) { fleet.leader != nil }
           let leader = try #require(fleet.leader)
           // Where in its renewals it dies is chance.
           try await Task.sleep(for: .milliseconds(Int.random(in: 0...1_000)))
@@ -71,7 +71,7 @@ extension EndToEnd {
               let newest = try redis.command("XREVRANGE", Keys().events, "+", "-", "COUNT", "1")
               return newest != elected && "\(newest)".contains(Self.bytes("leader.elected"))
             })
-          _ = try await fleet.controls[leader].ended(within: 10)
+          _ = try await fleet.controls[leader].ended(within: 60)
           try fleet.restartControl(leader)
         }
       }
@@ -89,11 +89,11 @@ extension EndToEnd {
         try await Self.with(
           Fleet.box("recycleAfterSessions: 0", "min: 4", "max: 4"), redis: redis, controls: 2, replicas: 1
         ) { fleet in
-          try await eventually("all are ready", within: 30) {
+          try await eventually("all are ready", within: 60) {
             (fleet.instances() ?? []).count { $0.state == .ready } == 4
           }
           let clients = HoldingClients(2, port: fleet.dataPort, seed: 1)
-          try await eventually("a slot is held", within: 30) {
+          try await eventually("a slot is held", within: 60) {
             try redis.command("ZCARD", Keys().leases(pool: "box")) != .int(0)
           }
           try await Task.sleep(for: .milliseconds(Int.random(in: 0...1_000)))
@@ -116,11 +116,11 @@ extension EndToEnd {
       let chrome = "pools:\n  chrome: {min: 2, spare: 2, max: 6}\nroutes:\n  all: {path: /, pool: chrome}\n"
       try await Self.with(chrome, redis: redis, controls: 1) { fleet in
         for _ in 0..<Self.runs {
-          try await eventually("two are ready", within: 60) {
+          try await eventually("two are ready", within: Deployment.patience) {
             (fleet.instances() ?? []).count { $0.state == .ready } == 2
           }
           let before = Set((fleet.instances() ?? []).map(\.id))
-          let victim = try #require((fleet.instances() ?? []).first)
+          let victim = try #require((fleet.instances() ?? []).first { $0.state == .ready })
           kill(pid_t(try #require(victim.pid)), SIGKILL)
           times.append(
             try await Self.time("another one is ready", fleet.controls[0]) {
@@ -139,7 +139,7 @@ extension EndToEnd {
         Fleet.box("recycleAfterSessions: 0", "min: 3", "max: 3", "queueTimeoutMilliseconds: 2000"), redis: redis,
         controls: 2, replicas: 1
       ) { fleet in
-        try await eventually("all are ready", within: 30) {
+        try await eventually("all are ready", within: 60) {
           (fleet.instances() ?? []).count { $0.state == .ready } == 3
         }
         let before = try #require(fleet.instances()).map(\.id).sorted()

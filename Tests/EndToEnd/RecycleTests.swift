@@ -91,7 +91,7 @@ extension EndToEnd {
           try deployment.readyInstances() == 6 ? () : nil
         }
         for admin in deployment.admin {
-          try await eventually("the replica knows them", within: 30, show: deployment.control) {
+          try await eventually("the replica knows them", within: 60, show: deployment.control) {
             let text = HTTP.get(admin, "/routes")?.text ?? ""
             return text.components(separatedBy: "\"state\":\"ready\"").count - 1 == 6
           }

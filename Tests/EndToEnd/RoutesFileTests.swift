@@ -24,8 +24,8 @@ extension EndToEnd {
           "--admin", "127.0.0.1:\(admin)",
         ], outputFile: directory + "/data.log", environment: ["REDIS_URL": nil])
       do {
-        try await eventually("the server answers", within: 30, show: server) { HTTP.get(backend, "/page.txt") }
-        try await eventually("the proxy is ready", within: 30, show: proxy) {
+        try await eventually("the server answers", within: 60, show: server) { HTTP.get(backend, "/page.txt") }
+        try await eventually("the proxy is ready", within: 60, show: proxy) {
           HTTP.get(admin, "/readyz")?.status == 200 ? () : nil
         }
         let answer = try #require(HTTP.get(port, "/page.txt"))
@@ -71,19 +71,21 @@ extension EndToEnd {
         HTTP.get(admin, "/routes").map { $0.text.components(separatedBy: "\"state\":\"ready\"").count - 1 }
       }
       do {
-        try await eventually("both servers answer", within: 30, show: proxy) {
+        try await eventually("both servers answer", within: 60, show: proxy) {
           ports.allSatisfy { HTTP.get($0, "/page.txt") != nil } && ready() == 2 ? () : nil
         }
         for _ in 0..<6 { #expect(HTTP.get(port, "/page.txt")?.text == "served\n") }
         servers[0].signal(SIGKILL)
-        try await eventually("one server is out", within: 30, show: proxy) { ready() == 1 ? () : nil }
+        try await eventually("one server is out", within: 60, show: proxy) { ready() == 1 ? () : nil }
         for _ in 0..<6 { #expect(HTTP.get(port, "/page.txt")?.status == 200) }
-        #expect(proxy.output.contains("a server is unhealthy") && proxy.output.contains("backends.json:1: backends[0]"))
+        try await eventually("it says so", show: proxy) {
+          proxy.output.contains("a server is unhealthy") && proxy.output.contains("backends.json:1: backends[0]")
+        }
         let metrics = HTTP.get(admin, "/metrics")?.text ?? ""
         #expect(metrics.contains("\nberth_servers_unhealthy 1\n") && metrics.contains("\nberth_replicas 1\n"))
         #expect(!metrics.contains("\nberth_server_checks_total{outcome=\"failed\"} 0\n"))
         servers[0] = try serve(ports[0])
-        try await eventually("it is back", within: 30, show: proxy) { ready() == 2 ? () : nil }
+        try await eventually("it is back", within: 60, show: proxy) { ready() == 2 ? () : nil }
         for _ in 0..<6 { #expect(HTTP.get(port, "/page.txt")?.status == 200) }
       } catch {
         print(proxy.output)

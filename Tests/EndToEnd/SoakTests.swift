@@ -37,7 +37,7 @@ extension EndToEnd {
           directory + "/access.log", "--health-check-interval", "0",
         ], outputFile: directory + "/data.log", environment: ["REDIS_URL": nil])
       do {
-        try await eventually("the proxy is ready", within: 30, show: proxy) {
+        try await eventually("the proxy is ready", within: 60, show: proxy) {
           HTTP.get(admin, "/readyz")?.status == 200 ? () : nil
         }
         // The least of some looks: the admin server may still be closing what readiness was asked over.
@@ -53,20 +53,22 @@ extension EndToEnd {
         print("soak: \(run.done) requests, \(run.tunnelsDone) tunnels in \(Clock.monotonicMilliseconds - started) ms")
         #expect(run.failures == [], "what was not aborted is answered rightly")
         #expect(run.done >= 1_000 * percent && run.tunnelsDone >= 20 * percent)
-        try await eventually("every gauge is zero", within: 30, show: proxy) {
+        try await eventually("every gauge is zero", within: 60, show: proxy) {
           let open = Self.openThings(admin)
           return open == [] ? true : nil
         }
         // Pipes stay pooled, four of two descriptors for each worker at most; nothing else stays.
-        try await eventually("every descriptor is back", within: 30, show: proxy) {
+        try await eventually("every descriptor is back", within: 60, show: proxy) {
           Self.descriptors(proxy.pid).filter { !$0.hasPrefix("pipe:") }.count
             <= before.filter { !$0.hasPrefix("pipe:") }.count
         }
         let pipes = Self.descriptors(proxy.pid).count - before.count
         #expect(pipes <= 8 * ProcessInfo.processInfo.activeProcessorCount, "pipes")
-        let metrics = try #require(HTTP.get(admin, "/metrics")).text
-        let accepted = Self.sum(metrics, "berth_connections_accepted_total")
-        #expect(Self.sum(metrics, "berth_closes_total") == accepted, "every close has one reason")
+        let metrics = try await eventually("every close has one reason", show: proxy) {
+          let text = HTTP.get(admin, "/metrics")?.text ?? ""
+          let accepted = Self.sum(text, "berth_connections_accepted_total")
+          return accepted > 0 && Self.sum(text, "berth_closes_total") == accepted ? text : nil
+        }
         #expect(Self.sum(metrics, "berth_requests_total") > 0 && Self.sum(metrics, "berth_spliced_bytes_total") > 0)
         // All pipes are in the pool again: a long tunnel is still spliced.
         let small = SoakRun(port: port, tlsPort: tlsPort, requests: 0, tunnels: 0)

@@ -124,14 +124,14 @@ final class Visit: Sendable {
 
   init(_ port: Int, _ security: Security, path: String) {
     Foundation.Thread.detachNewThread { [self] in
-      let failure = visit(port, security, path: path, seconds: 60)
+      let failure = visit(port, security, path: path, seconds: 240)
       state.withLock { $0 = (true, failure) }
     }
   }
 
   /// nil when it was answered with 200, else what happened.
   func failure() async throws -> String? {
-    try await eventually("the visit ends", within: 90) { self.state.withLock { $0.isOver } }
+    try await eventually("the visit ends", within: 300) { self.state.withLock { $0.isOver } }
     return state.withLock { $0.failure }
   }
 }

@@ -24,12 +24,12 @@ extension EndToEnd {
         #expect(picture.starts(with: [0x89] + Array("PNG".utf8)) && picture.count > 1_000)
 
         let second = try home.start("second")
-        #expect(try await second.ended(within: 30) == .exited(1))
+        #expect(try await second.ended(within: 60) == .exited(1))
         #expect(
           second.output.contains("already running") && second.output.contains("pid \(up.pid)"), "\(second.output)")
 
         up.signal(SIGINT)
-        #expect(try await up.ended(within: 60) == .exited(0))
+        #expect(try await up.ended(within: 120) == .exited(0))
         try await home.isClean()
         #expect(FileManager.default.fileExists(atPath: home.directory + "/.berth/redis/appendonlydir"))
 
@@ -37,7 +37,7 @@ extension EndToEnd {
         let again = try home.start("again")
         try await home.isReady(again)
         again.signal(SIGTERM)
-        #expect(try await again.ended(within: 60) == .exited(0))
+        #expect(try await again.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }
@@ -47,11 +47,11 @@ extension EndToEnd {
         let taken = try Program(
           "occupant", [try Machine.python(), "-m", "http.server", "--bind", "127.0.0.1", String(home.controlPort)],
           outputFile: home.directory + "/occupant.log", in: home.directory)
-        try await eventually("the port is taken", within: 30, show: taken) {
+        try await eventually("the port is taken", within: 60, show: taken) {
           Machine.isFree(home.controlPort) ? nil : ()
         }
         let up = try home.start()
-        #expect(try await up.ended(within: 30) == .exited(1))
+        #expect(try await up.ended(within: 60) == .exited(1))
         #expect(up.output.contains("port \(home.controlPort)") && up.output.contains("--control-port"), "\(up.output)")
         try await taken.stop()
       }
@@ -67,14 +67,16 @@ extension EndToEnd {
         try await eventually("\(part) runs again", within: 60, show: up) {
           home.child(part).map { $0 != victim } == true ? () : nil
         }
-        #expect(up.output.contains("berth: \(part) was killed by signal 9"), "\(up.output)")
-        try await eventually("it serves again", within: 90, show: up) {
+        try await eventually("that is told", show: up) {
+          up.output.contains("berth: \(part) was killed by signal 9")
+        }
+        try await eventually("it serves again", within: Deployment.patience, show: up) {
           HTTP.get(home.controlPort, "/api/health")?.status == 200
             && HTTP.get(home.port, "/json/version")?.status == 200
             ? () : nil
         }
         up.signal(SIGINT)
-        #expect(try await up.ended(within: 60) == .exited(0))
+        #expect(try await up.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }
@@ -85,7 +87,7 @@ extension EndToEnd {
         try await home.isReady(up)
         let parts = ["redis", "control", "data-1"].compactMap(home.child)
         up.signal(SIGKILL)
-        #expect(try await up.ended(within: 10) == .killed(SIGKILL))
+        #expect(try await up.ended(within: 60) == .killed(SIGKILL))
         try await eventually("redis, the control plane and the replica end", within: 60) {
           parts.allSatisfy {
             kill($0, 0) != 0 || !Machine.processes(marked: home.directory).contains(where: { parts.contains($0.pid) })
@@ -94,7 +96,7 @@ extension EndToEnd {
         let next = try home.start("next")
         try await home.isReady(next)
         next.signal(SIGINT)
-        #expect(try await next.ended(within: 60) == .exited(0))
+        #expect(try await next.ended(within: 120) == .exited(0))
         try await home.isClean()
       }
     }
@@ -127,7 +129,7 @@ extension EndToEnd {
       }
 
       func isReady(_ up: Program) async throws {
-        try await eventually("berth up is ready", within: 90, show: up) {
+        try await eventually("berth up is ready", within: Deployment.patience, show: up) {
           if let ending = up.poll() { throw Failure("berth up \(ending):\n\(up.output)") }
           return up.output.contains("Berth is ready") ? () : nil
         }
@@ -145,7 +147,7 @@ extension EndToEnd {
 
       /// No process, no port, no file of a run that is over.
       func isClean() async throws {
-        try await eventually("no process is left", within: 10) { Machine.processes(marked: self.directory).isEmpty }
+        try await eventually("no process is left", within: 60) { Machine.processes(marked: self.directory).isEmpty }
         for port in [port, controlPort] where !Machine.isFree(port) { throw Failure("port \(port) is still taken") }
         let running = try FileManager.default.contentsOfDirectory(atPath: directory + "/.berth/run")
         guard running.isEmpty else { throw Failure("left in .berth/run: \(running)") }

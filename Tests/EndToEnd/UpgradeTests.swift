@@ -124,7 +124,8 @@ extension EndToEnd {
       #expect(try await blind.ended(within: 60) != .exited(0))
       #expect(blind.output.contains("there was no routing table"))
       redis.thaw()
-      let next = try place.start("next", handover)
+      // However slowly it starts.
+      let next = try place.start("next", ["--handover", place.socket])
       try await place.serves(next)
       #expect(try await first.ended(within: 60) == .exited(0))
       let before = load.served
@@ -169,7 +170,7 @@ extension EndToEnd {
       let stuck = try place.start("stuck", ["--handover", place.socket])
       try await eventually("it gets the listeners", show: first) { first.output.contains("gets the listeners") }
       stuck.signal(SIGKILL)
-      _ = try await stuck.ended(within: 30)
+      _ = try await stuck.ended(within: 60)
       // Whether it was killed before or after it said that it serves, somebody can be started to serve now.
       let next = try place.start("next", ["--handover", place.socket])
       try await place.serves(next)
@@ -193,7 +194,9 @@ extension EndToEnd {
       try await eventually("it refuses who comes now", show: replica) {
         visit(place.plain, .plain)?.hasPrefix("connect: ") == true
       }
-      #expect(HTTP.get(place.admin, "/readyz")?.status == 503)
+      try await eventually("it is not ready any more", show: replica) {
+        HTTP.get(place.admin, "/readyz")?.status == 503
+      }
       #expect(replica.poll() == nil)
       place.server.letGo()
       #expect(try await held.failure() == nil)

@@ -3,22 +3,26 @@ import Glibc
 package import Posix
 import TLS
 
-/// A blocking socket whose reads and writes give up after ten seconds, so that a fault fails a test instead of hanging it.
+/// A blocking socket whose reads and writes give up after half a minute, so that a fault fails a test instead of hanging it.
 package final class Peer: @unchecked Sendable {
   package let fd: Int32
   private var tls: TLSClientStream?
   private var buffered: [UInt8] = []
+  private let seconds: Int
+  /// Nothing had come in time when ``receive()`` gave nil.
+  private var wasLate = false
 
-  package init(fd: Int32) {
+  package init(fd: Int32, seconds: Int = 30) {
     self.fd = fd
+    self.seconds = seconds
     _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
-    var limit = timeval(tv_sec: 10, tv_usec: 0)
+    var limit = timeval(tv_sec: seconds, tv_usec: 0)
     for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
       _ = unsafe setsockopt(fd, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
   }
 
-  package convenience init(connectingTo address: SocketAddress, from source: String? = nil) {
+  package convenience init(connectingTo address: SocketAddress, from source: String? = nil, seconds: Int = 30) {
     let fd: Int
     if let source {
       fd = Int(socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0))
@@ -40,8 +44,8 @@ package final class Peer: @unchecked Sendable {
     }
     precondition(fd >= 0, "the test's peer listens")
     var entry = pollfd(fd: Int32(fd), events: Int16(POLLOUT), revents: 0)
-    _ = unsafe poll(&entry, 1, 10_000)
-    self.init(fd: Int32(fd))
+    _ = unsafe poll(&entry, 1, Int32(seconds) * 1_000)
+    self.init(fd: Int32(fd), seconds: seconds)
   }
 
   deinit {
@@ -52,7 +56,7 @@ package final class Peer: @unchecked Sendable {
   package func startTLS(caFile: String) throws {
     _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
     tls = try TLSClientStream(
-      fileDescriptor: fd, serverName: "localhost", caFile: caFile, verify: true, timeoutMilliseconds: 10_000)
+      fileDescriptor: fd, serverName: "localhost", caFile: caFile, verify: true, timeoutMilliseconds: seconds * 1_000)
   }
 
   package func send(_ text: String) { send(Array(text.utf8)) }
@@ -81,8 +85,17 @@ package final class Peer: @unchecked Sendable {
     }
     var piece = [UInt8](repeating: 0, count: 65_536)
     let count = unsafe piece.withUnsafeMutableBytes { buffer in
-      if let tls { return unsafe (try? tls.read(into: buffer)) ?? -1 }
-      return unsafe recv(fd, buffer.baseAddress!, buffer.count, 0)
+      guard let tls else {
+        let count = unsafe recv(fd, buffer.baseAddress!, buffer.count, 0)
+        wasLate = count < 0 && errno == EAGAIN
+        return count
+      }
+      do throws(TLSError) {
+        return unsafe try tls.read(into: buffer)
+      } catch {
+        wasLate = error.kind == .timedOut
+        return -1
+      }
     }
     return count < 0 ? nil : Array(piece.prefix(count))
   }
@@ -121,8 +134,11 @@ package final class Peer: @unchecked Sendable {
     return nil
   }
 
-  /// Whether the connection ends, by FIN or reset, before anything else comes.
-  package func ends() -> Bool { receive()?.isEmpty ?? true }
+  /// Whether the connection ends, by FIN or reset, before anything else comes and before the time is over.
+  package func ends() -> Bool {
+    guard let bytes = receive() else { return !wasLate }
+    return bytes.isEmpty
+  }
 
   /// A response of known length: its head and its body.
   package func response() -> (head: String, body: String)? {

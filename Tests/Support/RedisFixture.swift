@@ -215,8 +215,9 @@ package final class RedisFixture: Sendable {
     try connect().run(Command(.words(words)) { $0 })
   }
 
-  /// Below the range that the kernel takes for outgoing connections, which come and go all the time.
-  private static func randomPort() -> Int { Int.random(in: 15_000..<32_000) }
+  /// Below the range that the kernel takes for outgoing connections, which come and go all the time, and above those that
+  /// tests take for programs of their own (`TestPorts`, `Machine`): they look for free ones long before they use them.
+  private static func randomPort() -> Int { Int.random(in: 30_000..<32_500) }
 
   private static func freePort() throws -> Int {
     for _ in 0..<100 {

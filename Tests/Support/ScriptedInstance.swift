@@ -17,8 +17,8 @@ package final class ScriptedInstance: Sendable {
 
   deinit { Socket.close(listener) }
 
-  /// The next connection that the engine makes; nil when none comes in ten seconds.
-  package func accept(withinMilliseconds limit: Int32 = 10_000) -> Peer? {
+  /// The next connection that the engine makes; nil when none comes in half a minute.
+  package func accept(withinMilliseconds limit: Int32 = 30_000) -> Peer? {
     var entry = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
     guard unsafe poll(&entry, 1, limit) == 1 else { return nil }
     var peer = SocketAddress()

@@ -15,7 +15,7 @@ package final class SentinelFixture: Sendable {
     first = try RedisFixture(arguments: options)
     second = try RedisFixture(arguments: options + ["--replicaof", "127.0.0.1 \(first.port)"])
     let (first, second) = (first, second)
-    try waitUntil("the replica follows") {
+    try waitUntil("the replica follows", withinMilliseconds: 120_000) {
       try second.command("INFO", "replication").text?.contains("master_link_status:up") ?? false
     }
     var sentinels: [RedisFixture] = []
@@ -29,7 +29,8 @@ package final class SentinelFixture: Sendable {
     }
     self.sentinels = sentinels
     let all = sentinels
-    try waitUntil("the sentinels know each other and the replica") {
+    // They find each other by messages of every two seconds, and the replica by a question of every ten.
+    try waitUntil("the sentinels know each other and the replica", withinMilliseconds: 120_000) {
       try all.allSatisfy { sentinel in
         let connection = try RedisConnection(url: sentinel.tcpURL)
         let words = try connection.run(

@@ -11,7 +11,7 @@ package struct WaitError: Error, CustomStringConvertible {
 /// thread, so async code gets the other one.
 @available(*, noasync)
 package func waitUntil(
-  _ what: String, withinMilliseconds bound: Int = 20_000, _ condition: () throws -> Bool
+  _ what: String, withinMilliseconds bound: Int = 60_000, _ condition: () throws -> Bool
 ) throws {
   let start = ContinuousClock.now
   while try !condition() {
@@ -24,7 +24,7 @@ package func waitUntil(
 
 /// The same for async conditions.
 package func waitUntil(
-  _ what: String, withinMilliseconds bound: Int = 20_000, _ condition: () async throws -> Bool
+  _ what: String, withinMilliseconds bound: Int = 60_000, _ condition: () async throws -> Bool
 ) async throws {
   let start = ContinuousClock.now
   while try await !condition() {

@@ -18,6 +18,7 @@ import time
 port, report = int(sys.argv[1]), sys.argv[2]
 lock = threading.Lock()
 figures = {"port": port, "requests": 0, "underway": 0, "connections": 0}
+carried = set()
 
 
 def count(name, change):
@@ -25,14 +26,25 @@ def count(name, change):
         figures[name] += change
 
 
+def is_open(connection):
+    """Whether the other side has not ended it. The thread that reads it may not have run since it has."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 def end(signum, frame):
+    figures["connections"] = sum(is_open(connection) for connection in list(carried))
     out = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(out, json.dumps(figures).encode() + b"\n")
     os._exit(0)
 
 
 def serve(connection):
-    buffer, is_counted = b"", False
+    buffer = b""
     try:
         while True:
             while b"\r\n\r\n" not in buffer:
@@ -56,21 +68,20 @@ def serve(connection):
             if path == b"/health":
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 continue
-            if not is_counted:
-                is_counted = True
-                count("connections", 1)
+            carried.add(connection)
             count("requests", 1)
             count("underway", 1)
             if path.endswith(b"/slow"):
                 time.sleep(0.4)
             answer = b"served " + body
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+            # Before its client has it: that one's replica may say at once that nothing is under way. One that is cut off
+            # in between is its client's failure.
             count("underway", -1)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
     except OSError:
         pass
     finally:
-        if is_counted:
-            count("connections", -1)
+        carried.discard(connection)
         connection.close()
 
 

@@ -27,7 +27,7 @@ final class RunningAPI: Sendable {
     beforeAnswer: @escaping @Sendable () async -> Void = {}
   ) async throws {
     let port = try unusedPort()
-    let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
+    let options = RedisOptions(connectTimeoutMilliseconds: 3_000, commandTimeoutMilliseconds: 3_000)
     client = try RedisClient(url: bench.redis.unixURL, options: options, observe: metrics.observe)
     let logger = Logger(label: "api") { _ in SwiftLogNoOpLogHandler() }
     let declared = keys ?? DeclaredKeys()
@@ -67,7 +67,8 @@ final class RunningAPI: Sendable {
   ) async throws -> Reply {
     let address = address
     let text = try await BlockingPool.shared.run { () throws(FixtureError) -> (head: String, body: String) in
-      let peer = Peer(connectingTo: address)
+      // A create may wait for a browser's start.
+      let peer = Peer(connectingTo: address, seconds: 120)
       var request = "\(method) \(path) HTTP/1.1\r\nHost: \(host)\r\nConnection: close\r\n"
       if let key { request += "Authorization: Bearer \(key)\r\n" }
       for (name, value) in headers { request += "\(name): \(value)\r\n" }

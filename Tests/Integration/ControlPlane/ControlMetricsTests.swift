@@ -42,7 +42,7 @@ private final class Scraped: Sendable {
 
   /// Waits until all of these series have these values.
   func eventually(_ wanted: [String: Double]) async throws {
-    let deadline = Deadline(milliseconds: 30_000)
+    let deadline = Deadline(milliseconds: 90_000)
     while true {
       let values = try await scrape()
       let others = wanted.filter { values[$0.key] != $0.value }
@@ -144,6 +144,10 @@ private final class Scraped: Sendable {
 
     await first.control.kill()
     try await second.eventually(["berth_control_leader": 1, "berth_control_fencing_token": 2])
+    // Its first look is over: what happens from now on is counted.
+    try await ControlPlaneTests.eventually("it has looked") {
+      try await second.scrape()["berth_control_look_duration_seconds_count"] ?? 0 > 0
+    }
     // What was counted before is not counted again.
     #expect(try await second.scrape()[created] == 0)
     try await bench.end("s-1")

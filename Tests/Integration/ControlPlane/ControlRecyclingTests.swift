@@ -60,13 +60,16 @@ private final class WearBench: Sendable {
     try await bench.instances().first { $0.id == id }?.state
   }
 
-  /// The control plane has looked at everything after this was called: it has carried out an order of later.
+  /// The control plane has looked at everything after this was called: it has carried out two orders of later. Orders are
+  /// read at the beginning of a look, so that the second one tells that the first one's look is over.
   func look(beside id: String, weight: Int) async throws {
     let other = try #require(try await bench.instances().first { $0.id != id })
     let orders = Orders(keys: bench.keys)
-    #expect(try await bench.client.run(orders.weigh(other.id, weight: weight, pool: other.pool)))
-    try await eventually("the weight is given") {
-      try await self.bench.instances().contains { $0.id == other.id && $0.weight == weight }
+    for weight in [weight * 10, weight * 10 + 1] {
+      #expect(try await bench.client.run(orders.weigh(other.id, weight: weight, pool: other.pool)))
+      try await eventually("the weight is given") {
+        try await self.bench.instances().contains { $0.id == other.id && $0.weight == weight }
+      }
     }
   }
 }
@@ -170,6 +173,7 @@ private final class WearBench: Sendable {
       try await bench.events().contains { $0.type == "leader.elected" && $0.id == "b" }
     }
     // Nothing is taken away, and no second successor comes, while that one starts.
+    try await wear.look(beside: old.id, weight: 1)
     #expect(try await bench.instances().map(\.id).sorted() == [old.id, successor.id].sorted())
     #expect(try await wear.state(of: old.id) == .ready)
     try Kernel.makeDirectory(bench.directory + "/go")

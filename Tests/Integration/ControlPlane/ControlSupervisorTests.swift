@@ -92,9 +92,9 @@ import Testing
         bench.pool {
           $0.spare = 0
           $0.health = HealthPolicy(
-            intervalMilliseconds: 100, timeoutMilliseconds: 200, failures: 2, successes: 2,
+            intervalMilliseconds: 100, timeoutMilliseconds: 1_000, failures: 2, successes: 2,
             failuresBeforeReplacement: 1_000)
-          $0.health.tcp.intervalMilliseconds = 50
+          $0.health.tcp = HealthPolicy.Depth(intervalMilliseconds: 50, timeoutMilliseconds: 30_000, failures: 2)
         }
       ])
     let chrome = try await bench.settled(1)[0]
@@ -104,7 +104,8 @@ import Testing
     #expect(figures.freeSlots[chrome.id] == nil)
     // Its port accepts all the time: the kernel does that for it.
     let reasons = try await bench.events().filter { $0.type == "instance.unhealthy" }.map(\.reason)
-    #expect(reasons == ["HTTP: no answer in time"])
+    // More than once on a machine that is slower than the checks' limit, but never for another reason.
+    #expect(Set(reasons) == ["HTTP: no answer in time"])
     kill(pid_t(chrome.pid!), SIGCONT)
     try await eventually("it is ready again") { try await bench.instances(.ready).contains { $0.id == chrome.id } }
     await control.stop(instances: true)
@@ -213,7 +214,7 @@ import Testing
     let squatter = try RuntimeBench("squatter")
     let record = try await squatter.launch(
       "squatter", shellPool("exec python3 -m http.server {port} --bind 127.0.0.1"), port: port)
-    _ = try await squatter.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 30_000)
+    _ = try await squatter.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 90_000)
 
     let control = try bench.start("a", [bench.pool()])
     #expect(try await bench.settled(1)[0].port == port + 1)

@@ -137,7 +137,7 @@ final class EngineRelay: @unchecked Sendable {
     target = "UNIX-CONNECT:\(engine.socket)"
     try restore()
     // Who comes too early places everything elsewhere.
-    let limit = Deadline(milliseconds: 10_000)
+    let limit = Deadline(milliseconds: 60_000)
     while !FileManager.default.fileExists(atPath: path), !limit.hasPassed { usleep(5_000) }
   }
 
@@ -152,7 +152,10 @@ final class EngineRelay: @unchecked Sendable {
     try restore()
   }
 
-  deinit { cut() }
+  deinit {
+    cut()
+    if case .unix(let path) = endpoint { unsafe unlink(path) }
+  }
 
   /// From now on nobody gets through, and those who are through are cut off.
   func cut() {

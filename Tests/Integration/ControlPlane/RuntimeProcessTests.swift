@@ -74,7 +74,7 @@ extension RuntimeBench {
   }
 }
 
-/// Waits until something is true, at most half a minute.
+/// Waits until something is true, at most a minute and a half.
 func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
   // Beyond a pool's launch timeout: a Chrome that hangs at its start, as one in hundreds does, is replaced by then.
   let deadline = Deadline(milliseconds: 90_000)
@@ -88,7 +88,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
   @Test func aChromeStartsAnswersAndLeavesNothing() async throws {
     let bench = try RuntimeBench("chrome")
     var record = try await bench.launch("chrome-1", chromePool())
-    let browser = try #require(try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000))
+    let browser = try #require(try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 90_000))
     record.browser = browser
     #expect(browser.count == 36)
     #expect(await bench.runtime.check(record, spec: chromePool(), depth: .cdp) == nil)
@@ -96,7 +96,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     // It answers CDP, and is alone in its session, its directory and its environment.
     let version = try CDPClient.call(
       "Browser.getVersion", host: "127.0.0.1", port: record.port, browser: browser,
-      deadline: Deadline(milliseconds: 10_000))
+      deadline: Deadline(milliseconds: 60_000))
     #expect(version?["product"]?.string?.contains("Chrome/") == true)
     let identity = try #require(record.identity)
     // The browser, its two zygotes and more as they come.
@@ -109,14 +109,14 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     #expect(environment["TMPDIR"].flatMap(Kernel.absolutePath) == "\(bench.directory)/instances/chrome-1/tmp")
     #expect(environment["SECRET"] == nil)
     #expect(environment["LANG"] == "C.UTF-8")
-    #expect(bench.has("instances/chrome-1/profile/Default"))
+    try await eventually("it has a profile") { bench.has("instances/chrome-1/profile/Default") }
 
     let figures = try #require(await bench.runtime.figures(of: [record])["chrome-1"])
     #expect(figures.processes >= 3)
     #expect(figures.memoryBytes > 20 << 20)
     #expect(figures.cpuMilliseconds > 0)
 
-    let left = await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 10_000, force: false)
+    let left = await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 60_000, force: false)
     #expect(left == nil)
     // It was asked to close, so it said goodbye by itself.
     #expect(!bench.has("instances/chrome-1"))
@@ -128,17 +128,17 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
   @Test func aPoliteStopLetsChromeExitByItself() async throws {
     let bench = try RuntimeBench("polite")
     var record = try await bench.launch("chrome-1", chromePool())
-    record.browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000)
+    record.browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 90_000)
     let ended = record
     async let exit = bench.runtime.exit(of: ended)
-    #expect(await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 10_000, force: false) == nil)
+    #expect(await bench.runtime.stop(record, kind: .cdp, graceMilliseconds: 60_000, force: false) == nil)
     #expect(await exit == InstanceExit(status: 0))
   }
 
   @Test func anotherBrowserAtThePortIsNotTakenForOurs() async throws {
     let bench = try RuntimeBench("guid")
     var record = try await bench.launch("chrome-1", chromePool())
-    let browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000)
+    let browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 90_000)
     record.browser = "00000000-0000-0000-0000-000000000000"
     let verdict = await bench.runtime.check(record, spec: chromePool(), depth: .http)
     #expect(verdict?.description.contains("another browser") == true)
@@ -152,11 +152,11 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let port = try unusedPort()
     let squatter = try await bench.launch(
       "squatter", shellPool("exec python3 -m http.server {port} --bind 127.0.0.1"), port: port)
-    _ = try await bench.runtime.awaitReady(squatter, spec: shellPool(""), milliseconds: 30_000)
+    _ = try await bench.runtime.awaitReady(squatter, spec: shellPool(""), milliseconds: 90_000)
     #expect(BindProbe.conflict(port: port)?.contains("Address already in use") == true)
     let record = try await bench.launch("chrome-1", chromePool(), port: port)
     do {
-      let browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 60_000)
+      let browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 90_000)
       Issue.record("ready although the port is taken: \(browser ?? "")")
     } catch {
       #expect(error.cause == .portTaken, "\(error)")
@@ -168,7 +168,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
   @Test func aKilledChromeIsNoticedAndItsRestIsRemoved() async throws {
     let bench = try RuntimeBench("killed")
     var record = try await bench.launch("chrome-1", chromePool())
-    record.browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 30_000)
+    record.browser = try await bench.runtime.awaitReady(record, spec: chromePool(), milliseconds: 90_000)
     let identity = try #require(record.identity)
     kill(pid_t(identity.pid), SIGKILL)
     #expect(await bench.runtime.exit(of: record) == InstanceExit(signal: 9))
@@ -187,7 +187,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     spec.runtime = .process(ProcessSpec(command: command))
     guard case .success = bench.runtime.program(of: spec) else { return }
     let record = try await bench.launch("chrome-1", spec)
-    _ = try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 30_000)
+    _ = try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 90_000)
     let temporary = try #require(ProcessTable.environment(of: record.pid!)["TMPDIR"])
     #expect(temporary.hasPrefix("/tmp/berth-") && temporary.utf8.count <= 60)
     #expect(Kernel.absolutePath(temporary) == "\(bench.directory)/instances/chrome-1/tmp")
@@ -204,7 +204,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
       "echo id={id} dir={dir} more=$MORE; exec python3 -m http.server {port} --bind 127.0.0.1",
       environment: ["MORE": "{id}-{port}"])
     let record = try await bench.launch("web-1", spec)
-    #expect(try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 30_000) == nil)
+    #expect(try await bench.runtime.awaitReady(record, spec: spec, milliseconds: 90_000) == nil)
     #expect(bench.log("web-1").contains("id=web-1 dir=\(bench.directory)/instances/web-1 more=web-1-\(record.port)"))
     #expect(await bench.runtime.check(record, spec: spec, depth: .http) == nil)
     #expect(await bench.runtime.stop(record, kind: .http, graceMilliseconds: 5_000, force: false) == nil)
@@ -214,7 +214,7 @@ func eventually(_ what: String, _ truth: () async throws -> Bool) async throws {
     let bench = try RuntimeBench("fails")
     let record = try await bench.launch("bad-1", shellPool("echo libfoo.so is missing >&2; exit 7"))
     do {
-      _ = try await bench.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 30_000)
+      _ = try await bench.runtime.awaitReady(record, spec: shellPool(""), milliseconds: 90_000)
       Issue.record("it was ready")
     } catch {
       #expect(error.description.contains("ended before it was ready; its log ends: libfoo.so is missing"), "\(error)")

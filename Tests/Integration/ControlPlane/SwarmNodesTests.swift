@@ -124,7 +124,7 @@ import Testing
     let version: JSON? = try await BlockingPool.shared.run { () throws(ProbeError) -> JSON? in
       try CDPClient.call(
         "Browser.getVersion", host: record.host, port: record.port, browser: browser,
-        deadline: Deadline(milliseconds: 5_000))
+        deadline: Deadline(milliseconds: 60_000))
     }
     #expect(version?["product"]?.string?.contains("Chrome") == true)
     #expect(await runtime.check(record, spec: pool, depth: .cdp) == nil)

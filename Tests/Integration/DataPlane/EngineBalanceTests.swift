@@ -362,15 +362,8 @@ import Testing
     for _ in 0..<100 { _ = try ask(client) }
     #expect(instances[1].requests > instances[0].requests * 3)
   }
-}
 
-/// A flag that a test sets while instances read it.
-final class AtomicFlag: Sendable {
-  private let flag = Atomic<Bool>(false)
-  var value: Bool {
-    get { flag.load(ordering: .acquiring) }
-    set { flag.store(newValue, ordering: .releasing) }
-  }
+  // MARK: Draining
 
   @Test func connectionsToAnInstanceThatDrainsAreClosedAndNoneIsKept() throws {
     let instance = ScriptedInstance()
@@ -409,15 +402,24 @@ final class AtomicFlag: Sendable {
     other.send(answer)
     #expect(second.response()?.body == "ok")
     #expect(other.ends(), "it is not kept for another")
-    #expect(engine.engine.labels.traffic().instances.map(\.active) == [0])
+    #expect(eventually { engine.engine.labels.traffic().instances.map(\.active) == [0] })
     request(second)
     #expect(second.response()?.head.hasPrefix("HTTP/1.1 503") == true)
     engine.replace(table(.ready))
     let third = engine.connect()
     request(third)
     #expect(instance.accept() != nil)
-    #expect(engine.engine.labels.traffic().instances.map(\.requests) == [4])
+    #expect(eventually { engine.engine.labels.traffic().instances.map(\.requests) == [4] })
     engine.drain()
     #expect(engine.engine.inboxes[0].tablesTaken == Int.max)
+  }
+}
+
+/// A flag that a test sets while instances read it.
+final class AtomicFlag: Sendable {
+  private let flag = Atomic<Bool>(false)
+  var value: Bool {
+    get { flag.load(ordering: .acquiring) }
+    set { flag.store(newValue, ordering: .releasing) }
   }
 }

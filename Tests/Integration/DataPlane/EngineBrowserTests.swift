@@ -53,8 +53,8 @@ import Testing
     client.endOutput()
     #expect(eventually { engine.value(CloseReason.browserClosed) == 1 })
     #expect(engine.value(Counter.browserCloses) == 1)
-    let notices = coordinator.withLock { $0 }?.notices.withLock { $0 } ?? []
-    #expect(notices.contains(.end(session: "s1")))
+    let notices = { coordinator.withLock { $0 }?.notices.withLock { $0 } ?? [] }
+    #expect(eventually { notices().contains(.end(session: "s1")) })
   }
 
   @Test func aSharedBrowsersOtherClientsAreNotDisturbed() throws {

@@ -131,7 +131,11 @@ import Testing
     try waitUntil("replicas were counted") { replica.worker.replicas.last == 2 && other.worker.replicas.last == 2 }
     #expect(replica.worker.loads.isEmpty)
     try deployment.declare([World.pool()], strategy: .resources)
-    try waitUntil("a route goes by them now") { replica.worker.loads == ["a": load(1, 2)] }
+    try waitUntil("a route goes by them now") {
+      // They do not live for ever.
+      try deployment.run(Balancing(keys: deployment.keys).put(loads: ["a": load(1, 2)]))
+      return replica.worker.loads == ["a": load(1, 2)]
+    }
   }
 
   // MARK: Queue timeouts of routes

@@ -145,16 +145,16 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
 
   @Test func aHangingServerIsATimeoutThatClosesTheConnection() throws {
     let redis = try RedisFixture()
-    let connection = try redis.connect(RedisOptions(connectTimeoutMilliseconds: 50, commandTimeoutMilliseconds: 50))
+    let options = RedisOptions(connectTimeoutMilliseconds: 1_000, commandTimeoutMilliseconds: 1_000)
+    let connection = try redis.connect(options)
     redis.freeze()
     let error = failure { () throws(RedisError) in try connection.run(raw("INCR", "n")) }
-    #expect(error?.description == "\(redis.unixURL) did not answer INCR within 50 ms; it may have been executed")
+    #expect(error?.description == "\(redis.unixURL) did not answer INCR within 1000 ms; it may have been executed")
     // A late answer must not become the next command's.
     let later = failure { () throws(RedisError) in try connection.run(raw("GET", "n")) }
     #expect(later?.mayHaveRun == false)
     let connecting = failure { () throws(RedisError) in
-      _ = try RedisConnection(
-        url: redis.tcpURL, options: RedisOptions(connectTimeoutMilliseconds: 50, commandTimeoutMilliseconds: 50))
+      _ = try RedisConnection(url: redis.tcpURL, options: options)
     }
     guard case .connect = connecting else {
       Issue.record("a connect error was expected, \(String(describing: connecting)) came")
@@ -259,8 +259,8 @@ private let counting = Script(name: "test.count", source: "return redis.call('IN
       }
         == .server("WRONGTYPE Operation against a key holding the wrong kind of value"))
     // It waits longer than a command may take.
-    let patient = try redis.connect(RedisOptions(connectTimeoutMilliseconds: 2_000, commandTimeoutMilliseconds: 200))
-    #expect(try patient.readStream(key: "s", after: "3-0", count: 1, blockMilliseconds: 400) == nil)
+    let patient = try redis.connect(RedisOptions(connectTimeoutMilliseconds: 5_000, commandTimeoutMilliseconds: 1_000))
+    #expect(try patient.readStream(key: "s", after: "3-0", count: 1, blockMilliseconds: 2_000) == nil)
   }
 
   @Test func waitsEndWhenAnotherThreadInterruptsThem() throws {
