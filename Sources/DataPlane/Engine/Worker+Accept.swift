@@ -182,30 +182,34 @@ extension Worker {
         wait(fd, .head)
         // The request may have come with the last flight: what is left of the input is decrypted now.
         s.slab[fd].inbound.reserve(max(window.inputRemaining, BufferPool.blockBytes), s.pool)
-        let filled = decryptRest(fd, tls, window)
-        guard filled >= 0 else { return closeClient(fd, .clientAborted) }
+        unsafe window.setOutput(s.cipherOutput, capacity: s.cipherOutputCapacity)
+        let isGood = decryptRest(fd, tls, window)
+        // An alert, when it is not.
+        guard sendCiphertext(fd, window.outputCount), isGood else { return closeClient(fd, .clientAborted) }
         if s.slab[fd].inbound.isEmpty { s.slab[fd].inbound.free(s.pool) }
         return readRequest(fd)
       }
     }
   }
 
-  /// Leaves the sealing of what this client gets to the kernel. One that cannot is not asked again.
+  /// Leaves the sealing of what this client gets to the kernel. One that has no TLS is not asked again.
   private func offload(_ fd: Int32, _ tls: TLSServerConnection) {
     guard tls.isDetached else { return }
-    let result = tls.offload(fd)
-    guard result == 0 else {
+    switch tls.offload(fd) {
+    case .taken:
+      s.slab[fd].seals = false
+      s.metrics.add(.tlsOffloaded)
+    case .unavailable:
       s.offersKernelTLS = false
-      return s.log.warning(
-        "the kernel does not seal TLS records, so it is done here",
-        ["option": .string("--kernel-tls"), "error": .string(Errno.text(result))])
+      s.log.warning(
+        "this kernel has no TLS (modprobe tls), so records are sealed here", ["option": .string("--kernel-tls")])
+    case .refused(let error):
+      s.log.debug("the kernel does not seal this client's records", ["error": .string(Errno.text(error))])
     }
-    s.slab[fd].seals = false
-    s.metrics.add(.tlsOffloaded)
   }
 
-  /// Decrypts what follows a handshake in the same read into `inbound`; negative when the connection is broken.
-  private func decryptRest(_ fd: Int32, _ tls: TLSServerConnection, _ window: TLSWindow) -> Int {
+  /// Decrypts what follows a handshake in the same read into `inbound`. False: the connection is broken.
+  private func decryptRest(_ fd: Int32, _ tls: TLSServerConnection, _ window: TLSWindow) -> Bool {
     while true {
       s.slab[fd].inbound.reserve(BufferPool.blockBytes, s.pool)
       let room = s.slab[fd].inbound.room
@@ -213,12 +217,12 @@ extension Worker {
       switch unsafe tls.read(into: buffer, window) {
       case .bytes(let count):
         s.slab[fd].inbound.filled(count)
-        if count < room { return Int(s.slab[fd].inbound.count) }
-      case .wantRead: return Int(s.slab[fd].inbound.count)
+        if count < room, !tls.mayGiveMore(window) { return true }
+      case .wantRead: return true
       case .closed:
         s.slab[fd].inputEnded = true
-        return Int(s.slab[fd].inbound.count)
-      case .failed: return -1
+        return true
+      case .failed: return false
       }
     }
   }

@@ -183,8 +183,8 @@ extension Worker {
       endVisit(client)
       dropHeldHead(client)
       wait(client, .keepAlive)
-      // A pipelined request, or one that came while this one was answered.
-      if !s.slab[client].inbound.isEmpty || s.slab[client].isReadable { later(client) }
+      // A pipelined request, one that came while this one was answered, or close_notify, of which no event tells.
+      if !s.slab[client].inbound.isEmpty || s.slab[client].isReadable || s.slab[client].inputEnded { later(client) }
     case .finish(let reason, let reuse):
       dropInstance(client, reuse: reuse)
       finish(client, reason)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
+#include <openssl/err.h>
 #include <openssl/hmac.h>
 #include <pthread.h>
 #include <string.h>
@@ -29,6 +30,8 @@ static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 static void fetch(void) {
   for (size_t i = 0; i < sizeof suites / sizeof *suites; i++)
     suites[i].cipher = EVP_CIPHER_fetch(NULL, suites[i].cipher_name, NULL);
+  // One that a provider does not have is no error of the connection that asks next.
+  ERR_clear_error();
 }
 
 static const suite *find(uint16_t number) {
@@ -39,6 +42,9 @@ static const suite *find(uint16_t number) {
 }
 
 uint16_t copenssl_suite(SSL *ssl) {
+  // Records that are shorter than usual (RFC 6066 §4) are OpenSSL's to make.
+  const SSL_SESSION *session = SSL_get_session(ssl);
+  if (session && SSL_SESSION_get_max_fragment_length(session) != TLSEXT_max_fragment_length_DISABLED) return 0;
   const SSL_CIPHER *cipher = SSL_version(ssl) == TLS1_3_VERSION ? SSL_get_current_cipher(ssl) : NULL;
   uint16_t number = cipher ? SSL_CIPHER_get_protocol_id(cipher) : 0;
   return find(number) ? number : 0;
@@ -250,10 +256,11 @@ int copenssl_offload(const copenssl_direction *direction, int fd) {
     default: FILL(info.chacha, TLS_CIPHER_CHACHA20_POLY1305);
   }
   // A socket with the protocol and without keys is a plain one, so nothing has to be undone.
-  int result = setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof "tls") == 0 &&
-                       setsockopt(fd, SOL_TLS, TLS_TX, &info, length) == 0
-                   ? 1
-                   : -errno;
+  int result = 1;
+  if (setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof "tls") != 0)
+    result = errno == ENOENT || errno == ENOPROTOOPT || errno == EOPNOTSUPP ? 0 : -errno;
+  else if (setsockopt(fd, SOL_TLS, TLS_TX, &info, length) != 0)
+    result = -errno;
   OPENSSL_cleanse(key, sizeof key);
   OPENSSL_cleanse(&info, sizeof info);
   return result;

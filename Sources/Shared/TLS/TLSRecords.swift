@@ -11,8 +11,8 @@ import Glibc
   static let longestBody = longestPlain + 256
   /// A key seals so many records at most (RFC 8446 §5.5: 2^24.5 full ones for AES-GCM); then the next one is taken.
   static let recordsPerKey: UInt64 = 1 << 23
-  /// Records in a row that bring no data (key updates, padding): more is a peer that only makes work.
-  static let emptyRecords = 32
+  /// Records in a row that bring no data (key updates, padding) while we write none: more is a peer that only makes work.
+  static let emptyRecords = 256
 
   private var incoming = unsafe copenssl_direction()
   private var outgoing = unsafe copenssl_direction()
@@ -201,7 +201,10 @@ import Glibc
     guard isKeyUpdate else { return fail(COPENSSL_UNEXPECTED_MESSAGE, .unexpectedMessage, window) }
     let request = unsafe content[4]
     guard request <= 1 else { return fail(COPENSSL_BAD_KEY_UPDATE, .illegalParameter, window) }
-    guard unsafe copenssl_next_key(&incoming) == 1 else { return fail(COPENSSL_INTERNAL, .internalError, window) }
+    guard unsafe copenssl_next_key(&incoming) == 1 else {
+      ERR_clear_error()
+      return fail(COPENSSL_INTERNAL, .internalError, window)
+    }
     // Several that come before we write again need one answer. Kernels before 6.14 cannot change a key that they have.
     guard request == 0 || kernelSocket < 0 else { return fail(COPENSSL_UNEXPECTED_MESSAGE, .internalError, window) }
     if request == 1 { owesKeyUpdate = true }
@@ -234,17 +237,21 @@ import Glibc
         return .failed(failure ?? TLSFailure(kind: .other, code: 0))
       }
       taken += piece
+      quiet = 0
     }
     return .bytes(taken)
   }
 
-  /// Lets the kernel seal what is written to this socket from now on: 0. Else -errno, and all stays as it was.
-  mutating func offload(_ fileDescriptor: Int32) -> Int {
-    guard failure == nil, !owesKeyUpdate else { return -Int(EINVAL) }
-    let result = unsafe Int(copenssl_offload(&outgoing, fileDescriptor))
-    guard result == 1 else { return result }
-    kernelSocket = fileDescriptor
-    return 0
+  /// See ``TLSServerConnection/offload(_:)``.
+  mutating func offload(_ fileDescriptor: Int32) -> TLSOffload {
+    guard failure == nil, !owesKeyUpdate else { return .refused(-Int(EBUSY)) }
+    switch unsafe copenssl_offload(&outgoing, fileDescriptor) {
+    case 1:
+      kernelSocket = fileDescriptor
+      return .taken
+    case 0: return .unavailable
+    case let error: return .refused(Int(error))
+    }
   }
 
   /// Appends close_notify, or has the kernel send it. False when there is no room for it or the connection has failed.

@@ -105,6 +105,15 @@ package enum TLSWriteResult {
   case failed(TLSFailure)
 }
 
+/// What the kernel makes of the offer to seal a connection's records.
+package enum TLSOffload: Equatable {
+  case taken
+  /// It has no TLS: there is no need to offer it others.
+  case unavailable
+  /// It does not take this one (-errno).
+  case refused(Int)
+}
+
 /// What a connection is made of: OpenSSL's state, and after ``TLSServerConnection/detach()`` records of our own instead.
 @safe struct TLSConnectionState {
   var ssl: OpaquePointer?
@@ -200,15 +209,16 @@ package enum TLSWriteResult {
     }
     unsafe state.pointee.records = records
     unsafe state.pointee.ssl = nil
+    // One that has not said goodbye would be looked for among the context's sessions, under a lock that all workers share.
+    unsafe SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
     unsafe SSL_free(ssl)
   }
 
   /// After ``detach()``, while none of our records waits to be written: lets the kernel seal what is written to the
   /// connection's socket from now on, and bytes may be spliced into it. `write` must not be called afterwards; `shutdown` sends
-  /// by itself. 0, or -errno when the kernel does not do it (ENOENT: it has no TLS; EINVAL: the records are OpenSSL's or of a
-  /// suite that it does not know), and nothing has changed.
-  package func offload(_ fileDescriptor: Int32) -> Int {
-    unsafe state.pointee.records?.offload(fileDescriptor) ?? -Int(EINVAL)
+  /// by itself. Unless it is taken nothing has changed.
+  package func offload(_ fileDescriptor: Int32) -> TLSOffload {
+    unsafe state.pointee.records?.offload(fileDescriptor) ?? .refused(-Int(EINVAL))
   }
 
   /// After a `shutdown` that said false: the kernel, which seals, had no room for it now.

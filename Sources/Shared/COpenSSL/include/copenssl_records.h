@@ -38,7 +38,8 @@ void copenssl_tell_traffic(SSL_CTX *context);
 // Where this connection tells them; NULL: nowhere any more. 1 on success.
 int copenssl_set_traffic(SSL *ssl, copenssl_traffic *traffic);
 
-// The suite's number when records of this connection can be taken over: TLS 1.3, and one of its three common suites. Else 0.
+// The suite's number when records of this connection can be taken over: TLS 1.3, one of its three common suites, and records
+// of the usual length. Else 0.
 uint16_t copenssl_suite(SSL *ssl);
 // The suite's name as OpenSSL says it.
 const char *copenssl_suite_name(uint16_t suite);
@@ -58,7 +59,8 @@ int copenssl_seal(copenssl_direction *direction, uint8_t type, const uint8_t *pl
 int copenssl_open(copenssl_direction *direction, const uint8_t *record, size_t count, uint8_t *plain);
 
 // Gives the direction to the kernel (TCP_ULP "tls", TLS_TX): what is written to the connected socket from now on, it seals.
-// 1 on success, else -errno: the kernel has no TLS or does not know the suite, and the socket is as before.
+// 1 on success. Else the socket is as before: 0 when the kernel has no TLS, -errno when it does not take this one (ENOENT:
+// not with this suite; ENOTCONN: the peer is gone).
 int copenssl_offload(const copenssl_direction *direction, int fd);
 // Sends an alert on such a socket without waiting. 1 on success, else -errno.
 int copenssl_kernel_alert(int fd, uint8_t level, uint8_t alert);
