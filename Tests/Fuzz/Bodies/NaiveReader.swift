@@ -165,6 +165,7 @@ struct NaiveReader {
     if let colon = value.lastIndex(of: 58), value.last != 93 {
       let port = value[(colon + 1)...]
       guard port.count <= 5, port.allSatisfy({ (48...57).contains($0) }) else { return false }
+      guard port.reduce(0, { $0 * 10 + Int($1 - 48) }) <= 65_535 else { return false }
       host = value[..<colon]
     }
     if host.first == 91 {
