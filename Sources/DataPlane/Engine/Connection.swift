@@ -41,7 +41,7 @@ enum Wait: UInt8, BitwiseCopyable {
 /// What a request has of a pool whose instances take only so many at a time.
 enum PlaceState: UInt8, BitwiseCopyable { case none, held, awaited }
 
-/// Fields stand in an order that leaves no gaps: an idle tunnel is mostly two of these.
+/// Fields stand in an order that leaves no gaps (bytes, words of four, of eight): an idle tunnel is mostly two of these.
 struct Connection {
   enum Kind: UInt8, BitwiseCopyable { case free, client, instance }
 
@@ -79,6 +79,14 @@ struct Connection {
   var isTrusted = false
   /// Clients: the request has a place at its instance, or stands in line for one of `turnPool`.
   var place = PlaceState.none
+  /// Clients: what Browser.close means on this tunnel.
+  var browserClose = BrowserClose.none
+  /// `inbound` is the beginning of a frame that has to be complete before it goes on.
+  var heldFrames = false
+  /// Clients: counted as waiting for a slot.
+  var isWaiting = false
+  /// Clients: what is written is sealed into TLS records here. False without TLS, and when the kernel does it.
+  var seals = false
 
   /// The other side's descriptor, or -1.
   var peer: Int32 = -1
@@ -101,14 +109,14 @@ struct Connection {
   var address = SocketAddress()
   /// Clients: limits of time of the request's route.
   var waits = RouteWaits()
+  /// Clients: the request's stay at an instance, and further below the pool whose balancer counts it.
+  var turn = Turn()
   /// Clients: how much of the request's body may still come.
   var bodyRoom = UInt64.max
   /// Clients: when the request's body would have come too slowly if nothing of it had come (monotonic milliseconds); 0 = it
   /// may take its time, ``unmeasured`` = what comes from the next piece on counts.
   var bodyDue = 0
   static let unmeasured = Int.max
-  /// Clients: the request's stay at an instance, and the pool whose balancer counts it.
-  var turn = Turn()
   var turnPool: PoolHandle?
   /// Clients: where the request carries its key, which ends here.
   var keyPlace = CredentialPlace.none
@@ -120,19 +128,22 @@ struct Connection {
   var hasPermit = false
   var permit = ClientCounter.Permit.none
   var permitKey: UInt64 = 0
-  /// Clients: what Browser.close means on this tunnel, and how far its frames have been followed.
-  var browserClose = BrowserClose.none
+  /// Clients: how far the frames of a tunnel whose Browser.close means something have been followed.
   var frames = ClientFrames()
-  /// `inbound` is the beginning of a frame that has to be complete before it goes on.
-  var heldFrames = false
-  /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
-  var unsent = Int32.max
-  /// Clients: counted as waiting for a slot.
-  var isWaiting = false
-  /// Clients: what is written is sealed into TLS records here. False without TLS, and when the kernel does it.
-  var seals = false
   /// Asked of the coordinator; 0 = nothing.
   var ticket: UInt64 = 0
+  /// Monotonic microseconds at which the request's head was complete.
+  var requestStarted = 0
+  /// When what is waited for should have come (monotonic milliseconds), and the links of the timer wheel.
+  var deadline = 0
+  var wheelNext: Int32 = -1
+  var wheelPrevious: Int32 = -1
+  var wheelSlot: Int32 = -1
+  /// Links of an instance's list of kept connections.
+  var idleNext: Int32 = -1
+  var idlePrevious: Int32 = -1
+  /// Bytes that the kernel still held for this client when a deadline passed last (tcp(7), SIOCOUTQ).
+  var unsent = Int32.max
 
   var machine = ExchangeMachine(isTLS: false)
   var body = BodyState()
@@ -142,16 +153,6 @@ struct Connection {
   /// To be written when the socket takes more.
   var outbound = Bytes()
 
-  /// Monotonic milliseconds.
-  var deadline = 0
-  var wheelNext: Int32 = -1
-  var wheelPrevious: Int32 = -1
-  var wheelSlot: Int32 = -1
-  /// Links of an instance's list of kept connections.
-  var idleNext: Int32 = -1
-  var idlePrevious: Int32 = -1
-  /// Monotonic microseconds at which the request's head was complete.
-  var requestStarted = 0
   /// Clients: what the access log will tell of the request under way.
   var story = RequestStory()
 }

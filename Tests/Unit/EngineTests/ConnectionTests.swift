@@ -4,5 +4,5 @@ import Testing
 @testable import Engine
 
 @Suite struct ConnectionTests {
-  @Test func itStaysSmall() { #expect(MemoryLayout<Connection>.stride <= 464) }
+  @Test func itStaysSmall() { #expect(MemoryLayout<Connection>.stride <= 440) }
 }
