@@ -6,7 +6,7 @@ connections, workers. Uses the measuring of Proxies/bench.py: proxy CPU of its c
 
 --write replaces what stands between `<!-- curves: begin -->` and `<!-- curves: end -->` of a Markdown file.
 """
-import argparse, importlib.util, json, os, signal, statistics, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, os, resource, signal, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 spec = importlib.util.spec_from_file_location("bench", os.path.join(HERE, "Proxies", "bench.py"))
@@ -133,9 +133,15 @@ def routes(world, a):
     return table("Routes in the table", "routes", [n for n, _ in points], [("S1", "the last one matches")], costs)
 
 
+def held():
+    """SIZES, as far as descriptors go: a client has two of the proxy's, its own and an instance's."""
+    most = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 264) // 2
+    return [min(n, most) for n in SIZES]
+
+
 def tunnels(world, a):
     """Idle tunnels beside 64 busy connections."""
-    points = [(f"{n:,}", world.proxy(f"tunnels-{n}")) for n in SIZES]
+    points = [(f"{n:,}", world.proxy(f"tunnels-{n}")) for n in held()]
     releases = [world.hold(proxy, int(name.replace(",", ""))) for name, proxy in points]
     costs = measure(world, points, ["S1"], a)
     for release in releases: release()
@@ -147,13 +153,13 @@ def connections(world, a):
     """Busy keep-alive connections at a fixed rate, and as fast as they go."""
     proxy = world.proxy("connections")
     costs = {}
-    for n in SIZES:
+    for n in held():
         for key, arguments in [("fixed", f"-c {n} -b 256 -r 10000"), ("fast", f"-c {n} -b 256")]:
             bench.SC["C"] = (f"{n} connections", "req", arguments)
             costs[(f"{n:,}", key)] = measure(world, [(f"{n:,}", proxy)], ["C"], a)[(f"{n:,}", "C")]
     world.stop_proxies()
     columns = [("fast", "as fast as they go"), ("fixed", "10,000 requests a second")]
-    return table("Busy connections", "connections", [f"{n:,}" for n in SIZES], columns, costs)
+    return table("Busy connections", "connections", [f"{n:,}" for n in held()], columns, costs)
 
 
 def workers(world, a):
